@@ -1,0 +1,124 @@
+"""Every setting, its type, range, default and meaning: one section per component.
+
+Sections are handed out one by one; nobody but the top floor sees the whole. The field
+descriptions are what `edgegen config explain` prints.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SAMPLERS = ("euler", "euler_ancestral", "ddim", "dpmpp_2m", "lcm")
+GpioPin = Annotated[int, Field(ge=0, le=27)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values never change after checking."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class NodeSettings(Section):
+    name: str = Field(
+        "edgegen",
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="This device's name: its MQTT topics are edgegen/<name>/...",
+    )
+    data_dir: Path = Field(
+        Path("~/.local/share/edgegen"),
+        description="Folder for the queue, the gallery and installed packs. ~ is the user's home.",
+    )
+    run_dir: Path | None = Field(
+        None,
+        description="Folder for the control socket; empty: $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/edgegen "
+        "or data_dir/run.",
+    )
+
+
+class EngineSettings(Section):
+    pack: str = Field("pocket", min_length=1, description="Pack used when a job names none.")
+    pack_dirs: tuple[Path, ...] = Field(
+        (), description="More folders to look for packs in, before data_dir/packs and the built-in ones."
+    )
+    provider: Literal["auto", "cpu", "openvino"] = Field(
+        "auto", description="Execution provider; auto takes OpenVINO on an Intel chip when it is installed."
+    )
+    threads: int = Field(0, ge=0, le=256, description="Threads for ONNX Runtime; 0: one per usable core.")
+    step_timeout_s: float = Field(
+        600.0, ge=1, le=86400, description="A denoising step that takes longer is hung: the engine is restarted."
+    )
+    idle_unload_s: float = Field(
+        0.0, ge=0, le=86400, description="Free the graphs after this many idle seconds; 0: keep them loaded."
+    )
+
+
+class QueueSettings(Section):
+    max_jobs: int = Field(1000, ge=1, le=100_000, description="Waiting jobs; one more is refused.")
+    max_attempts: int = Field(3, ge=1, le=20, description="Times a job may take the engine down before it fails.")
+    keep_finished: int = Field(1000, ge=0, le=1_000_000, description="Finished jobs remembered (for redelivery).")
+
+
+class GallerySettings(Section):
+    dir: Path | None = Field(None, description="Folder for pictures; empty: data_dir/gallery.")
+    format: Literal["png", "webp", "jpeg"] = Field("png", description="File format of kept pictures.")
+    max_pictures: int = Field(10_000, ge=1, le=10_000_000, description="Older pictures go when there are more.")
+    max_mb: int = Field(2048, ge=1, le=10_000_000, description="Older pictures go when they take more megabytes.")
+
+
+class LimitSettings(Section):
+    """Bounds on what a job may ask for."""
+
+    prompt_chars: int = Field(1000, ge=1, le=100_000, description="Longest prompt in characters.")
+    steps: int = Field(100, ge=1, le=1000, description="Most denoising steps.")
+    guidance: float = Field(30.0, ge=1, le=100, description="Highest guidance scale.")
+    side: int = Field(1024, ge=64, le=4096, description="Longest side of a picture in pixels.")
+
+
+class MqttSettings(Section):
+    enabled: bool = Field(False, description="Take jobs from an MQTT broker.")
+    host: str = Field("localhost", min_length=1, max_length=255, description="Broker's host name or address.")
+    port: int = Field(1883, ge=1, le=65535, description="Broker's port (8883 is usual for TLS).")
+    username: str = Field("", max_length=255, description="User name at the broker; empty: anonymous.")
+    password_file: Path | None = Field(None, description="File whose first line is the password.")
+    client_id: str = Field("", max_length=64, description="Client id; empty: edgegen-<node name>.")
+    base: str = Field(
+        "edgegen", pattern=r"^[^+#\s]+$", max_length=100, description="First part of all topics: <base>/<node>/..."
+    )
+    tls: bool = Field(False, description="Speak TLS to the broker.")
+    ca_file: Path | None = Field(None, description="CA certificate to trust; empty: the system's.")
+    keepalive_s: int = Field(30, ge=5, le=3600, description="Seconds between keep-alive packets.")
+    session_expiry_s: int = Field(
+        86_400, ge=0, le=4_294_967_295, description="Seconds the broker keeps our session while we are away."
+    )
+    max_payload: int = Field(65_536, ge=256, le=10_000_000, description="Largest command in bytes.")
+    image_format: Literal["jpeg", "webp", "png"] = Field("webp", description="Format of last/image.")
+    image_max_bytes: int = Field(
+        1_000_000, ge=10_000, le=100_000_000, description="Largest last/image; smaller quality is tried to fit."
+    )
+
+
+class ButtonSettings(Section):
+    pin: GpioPin = Field(description="BCM number of the pin; the button connects it to ground.")
+    prompts: tuple[str, ...] = Field(min_length=1, description="A press takes the next of these prompts.")
+    order: Literal["random", "next"] = Field("random", description="How a press picks from the prompts.")
+    led: GpioPin | None = Field(None, description="BCM number of this button's LED: on while its job works.")
+    bounce_s: float = Field(0.05, ge=0, le=1, description="Seconds in which a second edge is the same press.")
+    steps: int | None = Field(None, ge=1, description="Denoising steps; empty: the pack's default.")
+    pack: str | None = Field(None, description="Pack for this button's jobs; empty: engine.pack.")
+
+
+class Settings(Section):
+    """The whole configuration file."""
+
+    node: NodeSettings = NodeSettings()
+    engine: EngineSettings = EngineSettings()
+    queue: QueueSettings = QueueSettings()
+    gallery: GallerySettings = GallerySettings()
+    limits: LimitSettings = LimitSettings()
+    mqtt: MqttSettings = MqttSettings()
+    buttons: tuple[ButtonSettings, ...] = Field((), description="One [[buttons]] table per GPIO button.")
