@@ -1,0 +1,254 @@
+"""Train the text encoder and the UNet together on latents made ahead.
+
+Velocity prediction (Salimans & Ho 2022, arXiv:2202.00512) with a schedule rescaled to zero terminal
+SNR (Lin et al. 2024, arXiv:2305.08891): without it no background can be pure white or fully coloured.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderDC, DDIMScheduler, UNet2DConditionModel
+from PIL import Image
+from tokenizers import Tokenizer
+
+from .autoencoder import DOWNSCALE, LATENT_CHANNELS
+from .captions import colours_seen, judged_caption, own_tags, random_caption
+from .data import SIZE, Emoji, composite, emoji_list, load_rgba
+from .palette import BACKGROUNDS
+from .words import build_text_encoder, train_tokenizer
+
+SIDE = SIZE // DOWNSCALE
+CAPTION_DROPOUT = 0.08
+EMA_DECAY = 0.998
+
+
+def build_unet() -> UNet2DConditionModel:
+    """17.6 M parameters; the pooled words also steer every residual block (`addition_embed_type`)."""
+    return UNet2DConditionModel(
+        sample_size=SIDE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(64, 192, 224),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=192,
+        attention_head_dim=4,  # diffusers' name; it is the number of heads
+        norm_num_groups=16,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        resnet_time_scale_shift="scale_shift",
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+
+
+@torch.no_grad()
+def encode_latents(work: Path, emojis: list[Emoji], batch: int = 24) -> np.ndarray:
+    """Every (emoji, colour) it is trained on, as scaled latents, made once.
+
+    Sets the autoencoder's `scaling_factor` so that latents have a standard deviation of 1.
+
+    Returns:
+        (emojis, COLOURS_EACH, 16, 16, 16) float16.
+    """
+    cache = work / "latents.npy"
+    if cache.exists():
+        return np.load(cache)
+    vae = AutoencoderDC.from_pretrained(work / "vae").eval().to(memory_format=torch.channels_last)
+    rgba = load_rgba(work, emojis)
+    pairs = [(i, c) for i, e in enumerate(emojis) for c in colours_seen(e)]
+    out = np.empty((len(pairs), LATENT_CHANNELS, SIDE, SIDE), np.float32)
+    for at in range(0, len(pairs), batch):
+        pictures = np.stack([composite(rgba[i], BACKGROUNDS[c]) for i, c in pairs[at : at + batch]])
+        pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        out[at : at + batch] = vae.encode(pixels, return_dict=False)[0].numpy()
+        if at % (batch * 20) == 0:
+            print(f"latents {at}/{len(pairs)}", flush=True)
+    scale = float(1 / out.std())
+    vae.register_to_config(scaling_factor=scale)
+    vae.save_pretrained(work / "vae")
+    latents = (out * scale).astype(np.float16).reshape(len(emojis), -1, *out.shape[1:])
+    np.save(cache, latents)
+    return latents
+
+
+@dataclass
+class Student:
+    """What is trained, its moving average, and how far it has come."""
+
+    text_encoder: torch.nn.Module
+    unet: UNet2DConditionModel
+    averaged: torch.nn.ModuleList
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+
+    @classmethod
+    def new(cls, tokenizer: Tokenizer) -> Student:
+        text_encoder, unet = build_text_encoder(tokenizer), build_unet()
+        unet.to(memory_format=torch.channels_last)
+        live = torch.nn.ModuleList([text_encoder, unet])
+        averaged = copy.deepcopy(live).requires_grad_(False).eval()
+        optimizer = torch.optim.AdamW(live.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        return cls(text_encoder, unet, averaged, optimizer)
+
+    @property
+    def live(self) -> torch.nn.ModuleList:
+        return torch.nn.ModuleList([self.text_encoder, self.unet])
+
+    def save(self, path: Path) -> None:
+        state = {
+            "live": self.live.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        torch.save(state, path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        self.live.load_state_dict(state["live"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    @torch.no_grad()
+    def average(self) -> None:
+        decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
+        mine, theirs = list(self.averaged.parameters()), list(self.live.parameters())
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+
+
+def ids_of(tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
+    """(n, MAX_LENGTH) int64."""
+    return torch.tensor([t.ids for t in tokenizer.encode_batch(texts)])
+
+
+def random_timesteps(rng: np.random.Generator, batch: int) -> torch.Tensor:
+    """(batch,) int64 in [0, 999]; a third more often noisy, where words decide the picture."""
+    uniform = rng.random(batch)
+    noisy = rng.random(batch) < 0.33
+    return torch.from_numpy(np.where(noisy, 1000 - 500 * uniform**2, 1000 * uniform).astype(np.int64).clip(0, 999))
+
+
+def train_denoiser(
+    work: Path, minutes: float, batch: int = 16, lr: float = 1e-3, cool_down: bool = False, sheet_every: float = 8.0
+) -> None:
+    """Train for a time budget, from the last checkpoint if there is one.
+
+    Args:
+        work: folder that holds `vae/` and gets latents, `train.pt` and `checkpoint/` (diffusers layout).
+        minutes: wall-clock budget. Stop and start again as often as needed.
+        batch: pictures a step.
+        lr: learning rate; constant after 200 steps.
+        cool_down: let the learning rate fall to zero along this budget (the last run before a release).
+        sheet_every: minutes between checkpoints and contact sheets.
+    """
+    emojis = emoji_list()
+    aliases = own_tags(emojis)
+    latents = encode_latents(work, emojis)
+    words = work / "checkpoint" / "tokenizer" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(words)) if words.exists() else train_tokenizer(emojis, words)
+    student, saved = Student.new(tokenizer), work / "train.pt"
+    if saved.exists():
+        student.load(saved)
+    scheduler = build_scheduler()
+    root_alpha = scheduler.alphas_cumprod.sqrt().float()
+    root_noise = (1 - scheduler.alphas_cumprod).sqrt().float()
+    rng, words_rng = np.random.default_rng(student.step + 1), random.Random(student.step + 1)
+    start, since, losses = time.monotonic(), time.monotonic(), []
+    while (spent := (time.monotonic() - start) / 60 / minutes) < 1:
+        rate = lr * min(1.0, (student.step + 1) / 200) * ((1 - spent) if cool_down else 1.0) + 1e-6
+        for group in student.optimizer.param_groups:
+            group["lr"] = rate
+        which = rng.integers(len(emojis), size=batch)
+        colours = rng.integers(latents.shape[1], size=batch)
+        texts = [
+            random_caption(emojis[i], colours_seen(emojis[i])[c], aliases[emojis[i].file], words_rng)
+            if words_rng.random() > CAPTION_DROPOUT
+            else ""
+            for i, c in zip(which, colours, strict=True)
+        ]
+        clean = torch.from_numpy(latents[which, colours].astype(np.float32))
+        noise = torch.randn_like(clean)
+        t = random_timesteps(rng, batch)
+        a, s = root_alpha[t].view(-1, 1, 1, 1), root_noise[t].view(-1, 1, 1, 1)
+        noisy = (a * clean + s * noise).contiguous(memory_format=torch.channels_last)
+        hidden = student.text_encoder(ids_of(tokenizer, texts)).last_hidden_state
+        velocity = student.unet(noisy, t, hidden, return_dict=False)[0]
+        loss = F.mse_loss(velocity, a * noise - s * clean)
+        student.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.live.parameters(), 1.0)
+        student.optimizer.step()
+        student.step += 1
+        student.average()
+        losses.append(loss.item())
+        if student.step % 100 == 0:
+            speed = len(losses) * batch / (time.monotonic() - start)
+            print(f"step {student.step} {spent:4.0%} loss {np.mean(losses[-100:]):.4f} {speed:.1f}/s", flush=True)
+        if time.monotonic() - since > sheet_every * 60:
+            since = time.monotonic()
+            keep(work, student, tokenizer)
+    keep(work, student, tokenizer)
+
+
+def keep(work: Path, student: Student, tokenizer: Tokenizer) -> None:
+    """Save what resumes the training, the averaged model in diffusers layout, and a contact sheet."""
+    student.save(work / "train.pt")
+    target = work / "checkpoint"
+    text_encoder, unet = student.averaged
+    text_encoder.save_pretrained(target / "text_encoder")
+    unet.save_pretrained(target / "unet")
+    build_scheduler().save_pretrained(target / "scheduler")
+    vae = AutoencoderDC.from_pretrained(work / "vae").eval()
+    vae.save_pretrained(target / "vae")
+    emojis = emoji_list()
+    pick = random.Random(7).sample(emojis, 20)
+    texts = [judged_caption(e, colours_seen(e)[1 + k % 5]) for k, e in enumerate(pick)]
+    pictures = draw(text_encoder, unet, vae, tokenizer, texts)
+    rows = [np.concatenate(list(pictures[r : r + 5]), axis=1) for r in range(0, 20, 5)]
+    Image.fromarray(np.concatenate(rows)).save(work / f"sheet-{student.step:06d}.png")
+    (work / "sheet.txt").write_text("\n".join(texts), "utf-8")
+
+
+@torch.no_grad()
+def draw(
+    text_encoder: torch.nn.Module,
+    unet: torch.nn.Module,
+    vae: AutoencoderDC,
+    tokenizer: Tokenizer,
+    texts: list[str],
+    steps: int = 8,
+    guidance: float = 2.0,
+) -> np.ndarray:
+    """(n, 256, 256, 3) uint8, by plain DDIM, for looking at while it trains."""
+    scheduler = build_scheduler()
+    scheduler.set_timesteps(steps)
+    words = text_encoder(ids_of(tokenizer, texts + [""] * len(texts))).last_hidden_state
+    latents = torch.randn(len(texts), LATENT_CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    for t in scheduler.timesteps:
+        yes, no = unet(torch.cat([latents] * 2), t, words, return_dict=False)[0].chunk(2)
+        latents = scheduler.step(no + guidance * (yes - no), t, latents).prev_sample
+    pixels = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
