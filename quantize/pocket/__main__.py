@@ -58,12 +58,13 @@ def autoencoder(work: Path, minutes: float, decoder_only: bool, crop: int, lr: f
 @click.option("--batch", type=click.IntRange(1, 1024), default=16, show_default=True)
 @click.option("--lr", type=float, default=1e-3, show_default=True)
 @click.option("--cool-down", is_flag=True, help="Let the learning rate fall to zero: the last run before a release.")
+@click.option("--everything", is_flag=True, help="Learn all emoji, not only the core ones.")
 @click.pass_obj
-def denoiser(work: Path, minutes: float, batch: int, lr: float, cool_down: bool) -> None:
+def denoiser(work: Path, minutes: float, batch: int, lr: float, cool_down: bool, everything: bool) -> None:
     """Train text encoder and UNet for a time budget, from the last checkpoint if there is one."""
     from .denoiser import train_denoiser
 
-    train_denoiser(work, minutes, batch=batch, lr=lr, cool_down=cool_down)
+    train_denoiser(work, minutes, batch=batch, lr=lr, cool_down=cool_down, everything=everything)
 
 
 if __name__ == "__main__":

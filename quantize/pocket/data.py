@@ -26,6 +26,27 @@ PICTURES_SHA512 = (
 )
 SIZE = 256
 _SYMBOLS_KEPT = (" circle", " square")
+_FACES = {
+    "grinning face",
+    "winking face",
+    "crying face",
+    "angry face",
+    "sleeping face",
+    "clown face",
+    "nerd face",
+    "cowboy hat face",
+    "face with tears of joy",
+    "smiling face with sunglasses",
+    "smiling face with heart-eyes",
+    "pile of poo",
+}
+_DULL = set(
+    "briefs bikini pager razor cigarette label link hole zzz breast-feeding technologist ledger receipt dvd "
+    "videocassette trackball hook placard clamp alembic plunger crutch coffin headstone e-mail wastebasket "
+    "elevator unlocked metro tram trolleybus minibus motorway construction foggy fog brick seat station "
+    "softball lacrosse badminton leg foot tongue mouth child merperson troll judge guard mage bank hotel "
+    "fleur-de-lis joker knot chains moai shower socks shorts sari".split()
+)
 _COLOURED = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white")
 
 
@@ -37,6 +58,16 @@ class Emoji:
     label: str
     tags: tuple[str, ...]
     group: str
+
+    @property
+    def core(self) -> bool:
+        """Whether it is among the things learned first: short, common names, no near-twins."""
+        words = len(self.label.split())
+        if self.label in _FACES or self.label.endswith(" heart"):
+            return True
+        if self.group in ("animals-nature", "food-drink"):
+            return words <= 2
+        return words == 1 and self.label not in _DULL
 
 
 def _worth_drawing(label: str, group: str) -> bool:

@@ -152,7 +152,13 @@ def random_timesteps(rng: np.random.Generator, batch: int) -> torch.Tensor:
 
 
 def train_denoiser(
-    work: Path, minutes: float, batch: int = 16, lr: float = 1e-3, cool_down: bool = False, sheet_every: float = 8.0
+    work: Path,
+    minutes: float,
+    batch: int = 16,
+    lr: float = 1e-3,
+    cool_down: bool = False,
+    everything: bool = False,
+    sheet_every: float = 8.0,
 ) -> None:
     """Train for a time budget, from the last checkpoint if there is one.
 
@@ -162,6 +168,7 @@ def train_denoiser(
         batch: pictures a step.
         lr: learning rate; constant after 200 steps.
         cool_down: let the learning rate fall to zero along this budget (the last run before a release).
+        everything: learn all emoji, not only the core ones.
         sheet_every: minutes between checkpoints and contact sheets.
     """
     emojis = emoji_list()
@@ -175,13 +182,14 @@ def train_denoiser(
     scheduler = build_scheduler()
     root_alpha = scheduler.alphas_cumprod.sqrt().float()
     root_noise = (1 - scheduler.alphas_cumprod).sqrt().float()
+    taught = np.array([i for i, e in enumerate(emojis) if e.core or everything])
     rng, words_rng = np.random.default_rng(student.step + 1), random.Random(student.step + 1)
     start, since, losses = time.monotonic(), time.monotonic(), []
     while (spent := (time.monotonic() - start) / 60 / minutes) < 1:
         rate = lr * min(1.0, (student.step + 1) / 200) * ((1 - spent) if cool_down else 1.0) + 1e-6
         for group in student.optimizer.param_groups:
             group["lr"] = rate
-        which = rng.integers(len(emojis), size=batch)
+        which = rng.choice(taught, size=batch)
         colours = rng.integers(latents.shape[1], size=batch)
         texts = [
             random_caption(emojis[i], colours_seen(emojis[i])[c], aliases[emojis[i].file], words_rng)
@@ -223,8 +231,7 @@ def keep(work: Path, student: Student, tokenizer: Tokenizer) -> None:
     build_scheduler().save_pretrained(target / "scheduler")
     vae = AutoencoderDC.from_pretrained(work / "vae").eval()
     vae.save_pretrained(target / "vae")
-    emojis = emoji_list()
-    pick = random.Random(7).sample(emojis, 20)
+    pick = random.Random(7).sample([e for e in emoji_list() if e.core], 20)
     texts = [judged_caption(e, colours_seen(e)[1 + k % 5]) for k, e in enumerate(pick)]
     pictures = draw(text_encoder, unet, vae, tokenizer, texts)
     rows = [np.concatenate(list(pictures[r : r + 5]), axis=1) for r in range(0, 20, 5)]
