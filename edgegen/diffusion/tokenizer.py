@@ -41,7 +41,7 @@ _LETTERS = _byte_letters()
 def split_words(text: str) -> Iterator[str]:
     """Contractions, runs of letters, single digits, and runs of anything else but white space.
 
-    CLIP's pattern `'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+` by hand: Python's `re` knows
+    CLIP's pattern `'s|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+` by hand: `re` knows
     no Unicode categories.
     """
     kinds = [_kind(c) for c in text]
