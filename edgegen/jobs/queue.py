@@ -151,6 +151,8 @@ class JobQueue:
             ids = [
                 row["id"] for row in db.execute("SELECT id FROM jobs WHERE state = 'running' ORDER BY seq")
             ]
+            if not is_blamed:
+                db.execute("UPDATE jobs SET attempts = attempts - 1 WHERE state = 'running'")
             db.execute(
                 "UPDATE jobs SET state = 'cancelled', code = 'cancelled', finished = ?, "
                 "reason = 'cancelled while it ran' WHERE state = 'running' AND cancel_asked",
