@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Protocol
 
 from .jobs.configfile import data_dir, database_path, gallery_dir, socket_path
@@ -74,13 +73,14 @@ def serve(
         note=lambda message: supervisor.note(message) if supervisor else None,
         wake=wakeup.wake,
     )
-    desk.recover("the engine died while the front was away")
 
     hub = Hub(socket_path(settings.node), service, shell_submit(service, settings.limits), desk.hear)
-    hub.start()
+    hub.open()
     closing.callback(hub.close)
 
-    front_ends.start_missing()
+    front_ends.start_missing()  # before anything happens that they must hear of
+    hub.start()
+    desk.recover("the engine died while the front was away")
     service.announce_finished()  # what an engine finished while no front was there to tell
 
     if with_engine:
