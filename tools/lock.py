@@ -17,6 +17,17 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCKS = {"device": ("gpio",), "dev": ("gpio", "openvino", "quantize", "dev")}
 HELD = ("torch==2.13.0",)  # what the built-in pack was trained and exported with
 CUDA_ONLY = ("cuda-", "nvidia-", "triton")  # the CUDA build's own; a CPU build must not pull them
+PIP_COMPILE_OPTIONS = [
+    "--quiet",
+    "--no-header",
+    "--no-annotate",
+    "--allow-unsafe",
+    "--strip-extras",
+    "--no-emit-options",
+    "--no-emit-index-url",
+    "--no-emit-find-links",
+    "--no-emit-trusted-host",
+]
 HEADER = "# {name}: exact pins for Python >= 3.11 on x86-64 and aarch64. Written by `make lock`.\n"
 
 
@@ -57,12 +68,8 @@ def compile_lock(lines: list[str]) -> list[str]:
         source, target = Path(folder, "wanted.in"), Path(folder, "wanted.lock")
         held = [pin for pin in HELD if package_name(pin) in {package_name(spec) for spec, _ in parts}]
         source.write_text("\n".join([*(spec for spec, _ in parts), *held]) + "\n")
-        subprocess.run(
-            [sys.executable, "-m", "piptools", "compile", "--quiet", "--no-header", "--no-annotate"]
-            + ["--allow-unsafe", "--strip-extras", "--no-emit-options", "--no-emit-index-url"]
-            + ["--no-emit-find-links", "--no-emit-trusted-host", "-o", str(target), str(source)],
-            check=True,
-        )
+        options = [*PIP_COMPILE_OPTIONS, "-o", str(target), str(source)]
+        subprocess.run([sys.executable, "-m", "piptools", "compile", *options], check=True)
         pins = [line for line in target.read_text().splitlines() if "==" in line and not line.startswith("#")]
     return [finish_line(pin, markers) for pin in pins if not pin.startswith(CUDA_ONLY)]
 

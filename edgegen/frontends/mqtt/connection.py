@@ -12,28 +12,25 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
-from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from ...errors import ConfigError, Problem
 from ...settings import MqttSettings
 from .backoff import backoff_s
+from .client import CONNECT_TIMEOUT_S, make_client, publish_properties
 from .messages import Outgoing
 from .outbox import WINDOW, Outbox
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S = 5.0
 FAREWELL_TIMEOUT_S = 3.0
 STABLE_AFTER_S = 10.0
-RECEIVE_MAXIMUM = 20
 SESSION_TAKEN_OVER = 0x8E
+SHORT_LIVES_ARE_A_CLASH = 3  # mosquitto before 2.0.12 does not say that a session was taken over
 PACKET_OVERHEAD = 1024  # topic and properties beside a payload, generously
 
 
@@ -58,7 +55,6 @@ class Connection:
         on_up: Callable[[], object],
         rng: random.Random,
     ):
-        self._settings = settings
         self._topics = topics
         self._outbox = outbox
         self._on_message_of_owner = on_message
@@ -71,7 +67,9 @@ class Connection:
         self._redeliver_at: float | None = None
         self._max_packet: int | None = None
         self._told: str | None = None
-        self._client = self._make_client(client_id, will)
+        self._short_lives = 0
+        self._client = make_client(settings, client_id, will)
+        self._attach()
         self._threads = [
             threading.Thread(target=self._network_loop, name="mqtt-network", daemon=True),
             threading.Thread(target=self._sender_loop, name="mqtt-sender", daemon=True),
@@ -109,17 +107,8 @@ class Connection:
         if self._redeliver_at is None:
             self._redeliver_at = time.monotonic() + delay_s
 
-    def _make_client(self, client_id: str, will: Outgoing) -> paho.Client:
-        settings = self._settings
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5, manual_ack=True
-        )
-        client.connect_timeout = CONNECT_TIMEOUT_S
-        if settings.username:
-            client.username_pw_set(settings.username, read_password(settings.password_file))
-        if settings.tls:
-            _trust(client, settings.ca_file)
-        client.will_set(will.topic, _eager(will), will.qos, will.retain)
+    def _attach(self) -> None:
+        client = self._client
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_pre_connect = self._on_pre_connect
@@ -128,23 +117,6 @@ class Connection:
         client.on_publish = self._on_publish
         # With this set, publish() on another thread only queues: all socket writes stay on ours.
         client.on_socket_register_write = _do_nothing
-        # clean_start must be False: paho's default throws the session away at every start.
-        client.connect_async(
-            settings.host,
-            settings.port,
-            settings.keepalive_s,
-            clean_start=False,
-            properties=self._connect_properties(),
-        )
-        return client
-
-    def _connect_properties(self) -> Properties:
-        properties = Properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = self._settings.session_expiry_s
-        properties.ReceiveMaximum = RECEIVE_MAXIMUM
-        # Somewhat too large is refused with a reason; far too large never reaches our memory.
-        properties.MaximumPacketSize = max(4 * self._settings.max_payload, 1 << 20)
-        return properties
 
     # The network thread
 
@@ -164,10 +136,15 @@ class Connection:
             self._closing.wait(backoff_s(attempt, self._rng))
 
     def _serve(self) -> None:
+        """Until the connection ends, by us or by others."""
         while self._client.loop(timeout=1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS:
-            if self._redeliver_at is not None and time.monotonic() >= self._redeliver_at:
+            if self._closing.is_set() or self._is_redelivery_due():
                 self._client.disconnect()
-                self._redeliver_at = None
+        if self._is_redelivery_due():
+            self._redeliver_at = None
+
+    def _is_redelivery_due(self) -> bool:
+        return self._redeliver_at is not None and time.monotonic() >= self._redeliver_at
 
     def _was_stable(self) -> bool:
         return self._up_since is not None and time.monotonic() - self._up_since >= STABLE_AFTER_S
@@ -222,10 +199,16 @@ class Connection:
         _properties: Properties | None,
     ) -> None:
         self._outbox.shut()
-        if self._closing.is_set() or self._up_since is None:
+        if self._closing.is_set() or self._up_since is None or self._is_redelivery_due():
             return
+        self._short_lives = 0 if self._was_stable() else self._short_lives + 1
         if reason_code.value == SESSION_TAKEN_OVER:
             self._tell("another client uses our client id: give every device its own node.name")
+        elif self._short_lives >= SHORT_LIVES_ARE_A_CLASH:
+            self._tell(
+                "the connection is lost again and again soon after it was made; "
+                "if another client uses our client id, give every device its own node.name"
+            )
         else:
             self._tell(f"connection lost: {reason_code}")
 
@@ -285,46 +268,6 @@ class Connection:
             self._max_packet,
         )
         return False
-
-
-def publish_properties(message: Outgoing, payload: bytes) -> Properties:
-    """MQTT 5 properties of a message: content type, correlation data, and whether it is text."""
-    from .messages import picture_type
-
-    properties = Properties(PacketTypes.PUBLISH)
-    properties.ContentType = message.content_type or picture_type(payload)
-    if message.content_type is not None:
-        properties.PayloadFormatIndicator = 1  # UTF-8
-    if message.correlation is not None:
-        properties.CorrelationData = message.correlation
-    return properties
-
-
-def read_password(path: Path | None) -> str | None:
-    """The first line of the password file; None when there is no file to read.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    if path is None:
-        return None
-    try:
-        lines = path.expanduser().read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError([Problem("mqtt.password_file", str(path), f"{path} cannot be read: {err}")]) from err
-    return lines[0] if lines else ""
-
-
-def _trust(client: paho.Client, ca_file: Path | None) -> None:
-    try:
-        client.tls_set(ca_certs=str(ca_file.expanduser()) if ca_file else None)
-    except OSError as err:
-        raise ConfigError([Problem("mqtt.ca_file", str(ca_file), f"{ca_file}: {err}")]) from err
-
-
-def _eager(message: Outgoing) -> bytes:
-    payload = message.payload() if callable(message.payload) else message.payload
-    return payload or b""
 
 
 def _do_nothing(*_args: object) -> None:

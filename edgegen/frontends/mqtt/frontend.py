@@ -6,13 +6,12 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import paho.mqtt.client as paho
 
-from ...errors import BadRequest, EdgegenError, StorageError, UnknownJob
+from ...errors import BadRequest, EdgegenError, Problem, StorageError, UnknownJob
 from ...jobs.events import JobEvent
-from ...jobs.job import Job, JobRequest, parse_request, peek_identity
+from ...jobs.job import JOB_ID, Job, JobRequest, parse_request, peek_identity
 from ...jobs.service import JobService, new_job_id
 from ...settings import LimitSettings, MqttSettings
 from . import messages
@@ -98,7 +97,9 @@ class MqttFrontend:
                 handle(command)
             except StorageError as err:
                 if message.qos:
-                    log.error("job not stored, left unacknowledged for %g s: %s", self._redelivery_delay_s, err)
+                    log.error(
+                        "job not stored, left unacknowledged for %g s: %s", self._redelivery_delay_s, err
+                    )
                     self._connection.ask_redelivery(self._redelivery_delay_s)
                     return
                 self._reject(command, err)  # nobody will send a QoS 0 command again
@@ -118,8 +119,11 @@ class MqttFrontend:
 
     def _cancel(self, command: Command) -> None:
         self._check_envelope(command)
-        job_id = peek_identity(command.payload)[0] or command.payload.decode("utf-8", "replace").strip()
-        self._service.cancel(job_id)
+        job_id = read_job_id(command.payload)
+        try:
+            self._service.cancel(job_id)
+        except UnknownJob as err:
+            self._reject(command, err, job_id)
 
     def _check_envelope(self, command: Command) -> None:
         if command.retain:
@@ -134,11 +138,11 @@ class MqttFrontend:
                 code="too_large",
             )
 
-    def _reject(self, command: Command, error: EdgegenError) -> None:
+    def _reject(self, command: Command, error: EdgegenError, job_id: str | None = None) -> None:
         known_id, transaction = None, None
         if len(command.payload) <= self._settings.max_payload:
             known_id, transaction = peek_identity(command.payload)
-        status = messages.rejection(error, known_id or new_job_id(), transaction)
+        status = messages.rejection(error, job_id or known_id or new_job_id(), transaction)
         log.warning("rejected: %s", error)
         try:
             messages.check_reply(command, self.topics)
@@ -185,6 +189,19 @@ class MqttFrontend:
     def _put(self, outgoing: list[Outgoing]) -> None:
         for message in outgoing:
             self._outbox.put(message)
+
+
+def read_job_id(payload: bytes) -> str:
+    """The id in a cancel command: `{"id": "..."}` or the bare id.
+
+    Raises:
+        BadRequest: there is none.
+    """
+    job_id = peek_identity(payload)[0] or payload.decode("utf-8", "replace").strip()
+    if not JOB_ID.fullmatch(job_id):
+        message = 'must be a job id of 1 to 64 of A-Z a-z 0-9 _ . -, bare or as {"id": "..."}'
+        raise BadRequest([Problem("id", messages.shown(job_id), message)])
+    return job_id
 
 
 def to_command(message: paho.MQTTMessage) -> Command:

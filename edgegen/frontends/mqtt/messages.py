@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,9 +65,7 @@ def with_properties(request: JobRequest, command: Command, topics: Topics, now: 
     if command.expiry_s is not None:
         deadline = min(now + command.expiry_s, deadline if deadline is not None else float("inf"))
     correlation = command.correlation.hex() if command.correlation is not None else None
-    return replace(
-        request, deadline=deadline, response_topic=command.response_topic, correlation=correlation
-    )
+    return replace(request, deadline=deadline, response_topic=command.response_topic, correlation=correlation)
 
 
 def check_reply(command: Command, topics: Topics) -> None:
@@ -132,7 +129,7 @@ def shown(value: object) -> object:
     """A value from outside, small and safe enough to be sent back."""
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e15:
+    if isinstance(value, int | float) and abs(value) < 1e15:
         return value
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= _SHOWN_VALUE_CHARS else text[: _SHOWN_VALUE_CHARS - 1] + "…"
