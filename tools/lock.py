@@ -17,17 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCKS = {"device": ("gpio",), "dev": ("gpio", "openvino", "quantize", "dev")}
 HELD = ("torch==2.13.0",)  # what the built-in pack was trained and exported with
 CUDA_ONLY = ("cuda-", "nvidia-", "triton")  # the CUDA build's own; a CPU build must not pull them
-PIP_COMPILE_OPTIONS = [
-    "--quiet",
-    "--no-header",
-    "--no-annotate",
-    "--allow-unsafe",
-    "--strip-extras",
-    "--no-emit-options",
-    "--no-emit-index-url",
-    "--no-emit-find-links",
-    "--no-emit-trusted-host",
-]
+PIP_COMPILE_OPTIONS = (
+    *("--quiet", "--no-header", "--no-annotate", "--allow-unsafe", "--strip-extras"),
+    *("--no-emit-options", "--no-emit-index-url", "--no-emit-find-links", "--no-emit-trusted-host"),
+)
 HEADER = "# {name}: exact pins for Python >= 3.11 on x86-64 and aarch64. Written by `make lock`.\n"
 
 
