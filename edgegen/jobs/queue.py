@@ -78,6 +78,8 @@ class JobQueue:
 
         Jobs past their deadline fail with the code `expired` on the way.
         """
+        if not self.database.rows("SELECT 1 FROM jobs WHERE state = 'queued' LIMIT 1"):
+            return None  # an idle engine never writes
         with self.database.transaction() as db:
             self._expire(db)
             row = db.execute(f"SELECT seq, id FROM jobs WHERE {_WAITING} LIMIT 1").fetchone()
