@@ -30,7 +30,8 @@ def test_the_units_verify(tmp_path: Path):
 @pytest.mark.parametrize(("unit", "most"), [("front", 1.5), ("engine", 0.5)])
 def test_the_units_are_locked_in(unit: str, most: float):
     threshold = round(most * 10)  # systemd counts tenths
-    done = analyze("security", "--offline=true", f"--threshold={threshold}", UNITS / f"edgegen-{unit}.service")
+    path = UNITS / f"edgegen-{unit}.service"
+    done = analyze("security", "--offline=true", f"--threshold={threshold}", path)
     assert done.returncode == 0, done.stdout
 
 

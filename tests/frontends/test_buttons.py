@@ -150,7 +150,7 @@ def test_a_pin_used_twice_is_named_and_the_other_button_works(pins, service, cap
 def test_a_machine_without_pins_says_what_is_missing(service, monkeypatch, tmp_path):
     monkeypatch.setenv("GPIOZERO_PIN_FACTORY", "no_such_library")
     frontend = ButtonFrontend((PORTRAIT,), service, run_dir=tmp_path / "run")
-    with pytest.raises(PinsError, match="gpiochip|no_such_library"):
+    with pytest.raises(PinsError, match=r"gpiochip|no_such_library"):
         frontend.start()
     frontend.close()
 
