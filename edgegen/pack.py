@@ -204,14 +204,14 @@ class Pack:
             raise PackError(f"pack {self.name} has no graph {role!r}; it has {has}")
         return self.folder / self.manifest.graphs[role].file
 
+    def check_files(self) -> Iterator[tuple[str, str | None]]:
+        """Hash file by file: (path, what is wrong with it or None)."""
+        for path, entry in self.manifest.files().items():
+            yield path, _file_problem(self.folder, path, entry) or _hash_problem(self.folder, path, entry)
+
     def verify(self) -> None:
         """Hash every file. Raises PackError naming each bad file, the expected and the found SHA-256."""
-        problems = []
-        for path, entry in self.manifest.files().items():
-            problem = _file_problem(self.folder, path, entry) or _hash_problem(self.folder, path, entry)
-            if problem:
-                problems.append(problem)
-        _raise_if(self.folder, problems)
+        _raise_if(self.folder, [problem for _, problem in self.check_files() if problem])
 
 
 def _raise_if(folder: Path, problems: list[str]) -> None:
