@@ -1,0 +1,127 @@
+"""What `edgegen doctor` asks of others: ONNX Runtime, the pack, the broker, the pins."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgegen.errors import EdgegenError, PackError
+
+from .checks import Check
+
+if TYPE_CHECKING:
+    from edgegen.settings import ButtonSettings, EngineSettings, MqttSettings, Settings
+
+BROKER_TIMEOUT_S = 5.0
+
+
+def check_pack(settings: Settings) -> tuple[Check, int]:
+    """Whether the configured pack's files match their hashes, and the memory it needs in MB (0: unknown)."""
+    from .pack import locate
+
+    try:
+        pack = locate(settings.engine.pack, settings)
+        bad = [problem for _, problem in pack.check_files() if problem]
+    except PackError as err:
+        return Check("pack", "bad", str(err), "set engine.pack to one of `edgegen pack list`"), 0
+    needs = pack.manifest.min_ram_mb
+    if bad:
+        return Check("pack", "bad", f"{pack.name}: {'; '.join(bad)}", "install the pack again"), needs
+    return Check("pack", "ok", f"{pack.name} in {pack.folder}: all files intact"), needs
+
+
+def check_provider(engine: EngineSettings) -> Check:
+    """Which execution provider would run, and why."""
+    from edgegen.engine.providers import choose_provider
+
+    try:
+        choice = choose_provider(engine.provider)
+    except EdgegenError as err:
+        return Check("provider", "bad", str(err), "set engine.provider to auto, or install what it needs")
+    return Check("provider", "ok", f"{choice.name}: {choice.reason}")
+
+
+def check_broker(mqtt: MqttSettings) -> Check:
+    """Connects and logs in under a client id of its own, so that a running daemon keeps its session."""
+    where = f"{mqtt.host}:{mqtt.port}"
+    if not mqtt.enabled:
+        return Check("broker", "ok", "mqtt is not enabled")
+    try:
+        reason = broker_answer(mqtt)
+    except (OSError, ValueError) as err:
+        advice = "check mqtt.host, mqtt.port and mqtt.tls, and that the broker runs"
+        return Check("broker", "bad", f"{where}: {getattr(err, 'strerror', None) or err}", advice)
+    if reason is None:
+        advice = "is it an MQTT broker? with TLS, set mqtt.tls"
+        return Check("broker", "bad", f"{where}: no answer in {BROKER_TIMEOUT_S:g} s", advice)
+    if reason != "Success":
+        return Check("broker", "bad", f"{where}: {reason}", "check mqtt.username and mqtt.password_file")
+    return Check("broker", "ok", f"{where}: connected, login accepted")
+
+
+def broker_answer(mqtt: MqttSettings) -> str | None:
+    """The reason in the broker's CONNACK (`Success`, `Not authorized`, ...); None: no answer in time.
+
+    Raises:
+        OSError: no connection, a failed TLS handshake, an unreadable password or CA file.
+    """
+    import secrets
+
+    from paho.mqtt.client import Client
+    from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+
+    said: list[str] = []
+    name = f"edgegen-doctor-{secrets.token_hex(4)}"
+    client = Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5)
+    client.on_connect = lambda _c, _u, _f, reason, _p: said.append(str(reason))
+    client.connect_timeout = BROKER_TIMEOUT_S
+    if mqtt.username:
+        client.username_pw_set(mqtt.username, _password(mqtt))
+    if mqtt.tls:
+        client.tls_set(str(mqtt.ca_file.expanduser()) if mqtt.ca_file else None)
+    deadline = time.monotonic() + BROKER_TIMEOUT_S
+    client.connect(mqtt.host, mqtt.port)
+    while not said and time.monotonic() < deadline:
+        if client.loop(0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS and not said:
+            raise ConnectionError("the broker closed the connection")
+    client.disconnect()
+    return said[0] if said else None
+
+
+def _password(mqtt: MqttSettings) -> str | None:
+    if mqtt.password_file is None:
+        return None
+    lines = mqtt.password_file.expanduser().read_text(encoding="utf-8").splitlines()
+    return lines[0] if lines else ""
+
+
+def check_pins(buttons: Sequence[ButtonSettings], daemon_runs: bool) -> Check:
+    """Whether the pins of the buttons can be opened; a running daemon holds them itself."""
+    pins = sorted({pin for button in buttons for pin in (button.pin, button.led) if pin is not None})
+    if not pins:
+        return Check("pins", "ok", "no buttons are configured")
+    said = f"GPIO {', '.join(map(str, pins))}"
+    if daemon_runs:
+        return Check("pins", "ok", f"{said}: in the daemon's hands")
+    try:
+        _open_pins(pins)
+    except ImportError as err:
+        return Check("pins", "bad", f"{said}: {err}", "install them: pip install 'edgegen[gpio]'")
+    except Exception as err:  # noqa: BLE001 - pin libraries raise what they like
+        advice = "is this a Raspberry Pi, is the user in group gpio, does another program hold the pin?"
+        return Check("pins", "bad", f"{said}: {str(err) or type(err).__name__}", advice)
+    return Check("pins", "ok", f"{said}: free")
+
+
+def _open_pins(pins: Sequence[int]) -> None:
+    """Opens each pin as an input and lets it go."""
+    os.environ.setdefault("GPIOZERO_PIN_FACTORY", "lgpio")  # else gpiozero falls back quietly
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("LG_WD", folder)  # lgpio leaves a pipe in its working folder
+        from gpiozero import InputDevice
+
+        for pin in pins:
+            InputDevice(pin, pull_up=True).close()
