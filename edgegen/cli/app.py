@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -72,10 +73,10 @@ pass_app = click.make_pass_decorator(App, ensure=True)
 class Root(click.Group):
     """A group that imports a command when it is asked for and turns exceptions into one line and a code."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         target = COMMANDS.get(cmd_name)
         if target is None:
             return None
@@ -165,10 +166,8 @@ def tell_unexpected(err: Exception) -> int:
 
 def close_pipe() -> int:
     """The reader of our output went away (`edgegen queue | head`): stop quietly."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass
     return EXIT_PIPE
 
 

@@ -31,11 +31,8 @@ class Check:
 
 
 def check_python() -> Check:
-    """The interpreter's version."""
-    said = f"{platform.python_version()} on {platform.machine()}"
-    if sys.version_info < (3, 11):
-        return Check("python", "bad", said, "edgegen needs Python 3.11 or newer")
-    return Check("python", "ok", said)
+    """The interpreter's version (pip refuses one that is too old)."""
+    return Check("python", "ok", f"{platform.python_version()} on {platform.machine()}, {sys.prefix}")
 
 
 def installed(package: str) -> str | None:
@@ -53,7 +50,7 @@ def check_packages() -> Check:
     if missing := [package for package, number in found.items() if number is None]:
         return Check("packages", "bad", said, f"pip install {' '.join(missing)}")
     if installed("onnxruntime-openvino"):
-        advice = "pip uninstall onnxruntime-openvino, then reinstall onnxruntime: they overwrite each other's files"
+        advice = "pip uninstall onnxruntime-openvino and reinstall onnxruntime: one overwrites the other"
         return Check("packages", "bad", f"{said}, onnxruntime-openvino", advice)
     return Check("packages", "ok", said)
 

@@ -109,12 +109,15 @@ def list_(app: App, as_json: bool) -> None:
 
 def _row(pack: Pack, default: str) -> list[str]:
     manifest = pack.manifest
-    size = f"{manifest.defaults.width}x{manifest.defaults.height}"
-    name = f"{pack.name}{' *' if pack.name == default else ''}"
-    steps = str(manifest.defaults.steps)
     return [
-        name, manifest.family, precision(pack), megabytes(pack.size_bytes), steps, size, shorten(manifest.licence, 30)
-    ]  # fmt: skip
+        f"{pack.name}{' *' if pack.name == default else ''}",
+        manifest.family,
+        precision(pack),
+        megabytes(pack.size_bytes),
+        str(manifest.defaults.steps),
+        f"{manifest.defaults.width}x{manifest.defaults.height}",
+        shorten(manifest.licence, 30),
+    ]
 
 
 @pack.command()

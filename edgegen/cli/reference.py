@@ -209,7 +209,7 @@ def _about(entry: Entry) -> str:
 
 
 def _example_line(entry: Entry) -> str:
-    value = entry.default if entry.key not in EXAMPLES else EXAMPLES[entry.key]
+    value = EXAMPLES.get(entry.key, entry.default)
     return f"#{entry.name} = {toml_value(value)}"
 
 
