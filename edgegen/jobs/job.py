@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import StrEnum
+from typing import Any
+
+from ..errors import BadRequest, Problem
+from ..settings import SAMPLERS, LimitSettings
+from .payload import decode_payload, shorten
+
+JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+PACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_SEED = 2**63 - 1
+MAX_DEADLINE = 253_402_300_799  # the last second of the year 9999
+MAX_TRANSACTION_CHARS = 256
+MIN_SIDE = 8
 
 
 class JobState(StrEnum):
@@ -12,6 +28,10 @@ class JobState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 
 @dataclass(frozen=True)
@@ -69,3 +89,156 @@ class Job:
     @property
     def id(self) -> str:
         return self.request.id
+
+
+def parse_request(
+    payload: bytes | bytearray | str | dict[str, Any],
+    limits: LimitSettings,
+    *,
+    source: str,
+    new_id: Callable[[], str],
+) -> JobRequest:
+    """What a payload asks for: a JSON object, or a bare UTF-8 prompt.
+
+    Strict: "20" is no number and true is no integer; null means the default.
+
+    Args:
+        new_id: makes the id when the sender gave none.
+    Raises:
+        BadRequest: lists every problem at once.
+    """
+    data = {key: value for key, value in decode_payload(payload).items() if value is not None}
+    checks = _checks(limits)
+    problems = [_unknown_key(key, checks) for key in data if key not in checks]
+    if "prompt" not in data and "workflow" not in data:
+        problems.append(Problem("prompt", None, "missing: say what to draw"))
+    problems += [
+        Problem(key, data[key], message)
+        for key in data.keys() & checks.keys()
+        if (message := checks[key](data[key]))
+    ]
+    if problems:
+        raise BadRequest(sorted(problems, key=lambda p: p.field))
+    return _build_request(data, source, new_id)
+
+
+def peek_identity(payload: bytes | bytearray | str | dict[str, Any]) -> tuple[str | None, str | None]:
+    """The id and the transaction of a payload that may be wrong otherwise, to answer its sender."""
+    try:
+        data = decode_payload(payload)
+    except BadRequest:
+        return None, None
+    job_id, transaction = data.get("id"), data.get("transaction")
+    return (
+        None if _check_id(job_id) else job_id,
+        None if _check_text(transaction, MAX_TRANSACTION_CHARS) else transaction,
+    )
+
+
+def _build_request(data: dict[str, Any], source: str, new_id: Callable[[], str]) -> JobRequest:
+    fields = dict(data)
+    for key in ("guidance", "deadline"):
+        if key in fields:
+            fields[key] = float(fields[key])
+    fields["prompt"] = fields["prompt"].strip()
+    fields["id"] = fields.get("id") or new_id()
+    return JobRequest(source=source, **fields)
+
+
+_Check = Callable[[Any], str | None]
+
+
+def _checks(limits: LimitSettings) -> dict[str, _Check]:
+    """For every key of a request, what says what is wrong with a value (None: nothing)."""
+    return {
+        "id": _check_id,
+        "prompt": lambda value: _check_text(value, limits.prompt_chars) or _check_not_blank(value),
+        "workflow": lambda _: "workflows are not supported by this version: send a prompt",
+        "negative_prompt": lambda value: _check_text(value, limits.prompt_chars),
+        "seed": lambda value: _check_integer(value, 0, MAX_SEED),
+        "steps": lambda value: _check_integer(value, 1, limits.steps),
+        "guidance": lambda value: _check_number(value, 1, limits.guidance),
+        "width": lambda value: _check_integer(value, MIN_SIDE, limits.side),
+        "height": lambda value: _check_integer(value, MIN_SIDE, limits.side),
+        "sampler": _check_sampler,
+        "pack": _check_pack,
+        "priority": lambda value: _check_integer(value, -100, 100),
+        "deadline": lambda value: _check_number(value, 0, MAX_DEADLINE),
+        "transaction": lambda value: _check_text(value, MAX_TRANSACTION_CHARS),
+    }
+
+
+def _unknown_key(key: object, known: dict[str, _Check]) -> Problem:
+    near = get_close_matches(str(key)[:100], [name for name in known if name != "workflow"], n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+    return Problem(shorten(str(key))[1:-1], None, f"unknown key; {hint}")
+
+
+def _check_id(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return f"must be text, not {_type_name(value)}"
+    if JOB_ID.fullmatch(value):
+        return None
+    return f"{shorten(value)} must be 1 to 64 of the characters A-Z a-z 0-9 _ . -"
+
+
+def _check_text(value: Any, max_chars: int) -> str | None:
+    if not isinstance(value, str):
+        return f"must be text, not {_type_name(value)}"
+    if len(value) > max_chars:
+        return f"has {len(value)} characters; at most {max_chars} are allowed"
+    for char in value:
+        if "\ud800" <= char <= "\udfff":
+            return f"holds half a surrogate pair (U+{ord(char):04X}), which is no character"
+        if char < " " and char not in "\t\n\r":
+            return f"holds the control character U+{ord(char):04X}"
+    return None
+
+
+def _check_not_blank(value: str) -> str | None:
+    return None if value.strip() else "is empty: say what to draw"
+
+
+def _check_integer(value: Any, low: int, high: int) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        return f"must be a whole number from {low} to {high}, not {_type_name(value)}"
+    return None if low <= value <= high else f"{shorten(value)} is not allowed: {low} to {high}"
+
+
+def _check_number(value: Any, low: float, high: float) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"must be a number from {low:g} to {high:.15g}, not {_type_name(value)}"
+    finite = isinstance(value, int) or math.isfinite(value)
+    if finite and low <= value <= high:
+        return None
+    return f"{shorten(value)} is not allowed: {low:g} to {high:.15g}"
+
+
+def _check_sampler(value: Any) -> str | None:
+    if isinstance(value, str) and value in SAMPLERS:
+        return None
+    near = get_close_matches(str(value)[:100].lower(), SAMPLERS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(SAMPLERS)}"
+    return f"{shorten(value)} is no sampler; {hint}"
+
+
+def _check_pack(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return f"must be text, not {_type_name(value)}"
+    if PACK_NAME.fullmatch(value):
+        return None
+    return f"{shorten(value)} is no pack's name: 1 to 64 of A-Z a-z 0-9 . _ -, no path"
+
+
+def _type_name(value: Any) -> str:
+    """What JSON calls a value's type, and the value when it is short."""
+    names = {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "text",
+        list: "a list",
+        dict: "an object",
+    }
+    name = names.get(type(value), f"a {type(value).__name__}")
+    return f"{name} ({shorten(value, 30)})" if isinstance(value, bool | int | float | str) else name

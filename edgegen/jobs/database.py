@@ -1,0 +1,206 @@
+"""One SQLite file for jobs and pictures, used by several processes at the same time.
+
+Write-ahead log with `synchronous=FULL`: what a transaction committed survives a power cut. A damaged
+file is set aside under a name that says when, and a new one starts: the device keeps working.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..errors import StorageError
+
+log = logging.getLogger(__name__)
+
+BUSY_TIMEOUT_S = 30.0
+MIGRATIONS = (
+    """
+    CREATE TABLE jobs (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        request TEXT NOT NULL,
+        priority INTEGER NOT NULL,
+        deadline REAL,
+        state TEXT NOT NULL,
+        created REAL NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        started REAL,
+        finished REAL,
+        seconds REAL,
+        seed INTEGER,
+        picture TEXT,
+        code TEXT,
+        reason TEXT,
+        cancel_asked INTEGER NOT NULL DEFAULT 0,
+        announced INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE INDEX jobs_by_turn ON jobs (state, priority DESC, seq);
+    CREATE TABLE pictures (
+        seq INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        job_id TEXT NOT NULL,
+        bytes INTEGER NOT NULL
+    );
+    CREATE INDEX pictures_by_job ON pictures (job_id);
+    """,
+)
+SCHEMA_VERSION = len(MIGRATIONS)
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "the disk is full: free some space",
+    sqlite3.SQLITE_READONLY: "it cannot be written: check owner and permissions of the file and its folder",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check owner and permissions of the folder",
+    sqlite3.SQLITE_IOERR: "the disk reports an error: check it with dmesg",
+    sqlite3.SQLITE_BUSY: f"another process held it for {BUSY_TIMEOUT_S:g} s: is a backup or a shell open?",
+}
+
+
+class Database:
+    """A connection that any thread may use, one transaction at a time.
+
+    Args:
+        path: the file; its folder is made when missing.
+        now: Unix seconds, only used to name a damaged file that is set aside.
+    Attributes:
+        notices: what people should know about this opening (a damaged file set aside).
+    Raises:
+        StorageError: the file cannot be opened or written, or a newer version made it.
+    """
+
+    def __init__(self, path: Path, now: Callable[[], float] = time.time):
+        self.path = path
+        self.notices: list[str] = []
+        self._now = now
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._inode = -1
+        with self._lock, self._readable_errors():
+            self._open()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction: committed when the block ends, rolled back when it raises."""
+        with self._lock, self._readable_errors():
+            connection = self._current()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+
+    def rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
+        """What a single SELECT finds."""
+        with self._lock, self._readable_errors():
+            return self._current().execute(sql, values).fetchall()
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+    def _current(self) -> sqlite3.Connection:
+        """The connection; a new one when another process has set the file aside."""
+        if self._connection is None:
+            raise StorageError(f"{self.path}: the database is closed")
+        if not self.path.exists() or self.path.stat().st_ino != self._inode:
+            self._open()
+        assert self._connection is not None
+        return self._connection
+
+    @contextlib.contextmanager
+    def _readable_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as err:
+            code = getattr(err, "sqlite_errorcode", 0) & 0xFF
+            if code in _DAMAGE and self._connection is not None:
+                self._open()
+                what = self.notices[-1] if self.notices else "it was opened again"
+                raise StorageError(f"{self.path}: was damaged ({err}); {what}") from err
+            raise StorageError(f"{self.path}: {_ADVICE.get(code, err)} ({err})") from err
+        except OSError as err:
+            if isinstance(err, StorageError):
+                raise
+            raise StorageError(f"{err.filename or self.path}: {err.strerror or err}") from err
+
+    def _open(self) -> None:
+        self.close()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._opening_lock():
+            try:
+                self._connection = self._connect()
+            except sqlite3.DatabaseError as err:
+                if err.sqlite_errorcode & 0xFF not in _DAMAGE:
+                    raise
+                self._set_aside(err)
+                self._connection = self._connect()
+            self._inode = self.path.stat().st_ino
+
+    @contextlib.contextmanager
+    def _opening_lock(self) -> Iterator[None]:
+        """Two processes that find the same damage must not set aside each other's new file."""
+        with self.path.with_name(f"{self.path.name}.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            self._check(connection)
+            self._migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        finding = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if finding != "ok":
+            damage = sqlite3.DatabaseError(finding)
+            damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise damage
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise StorageError(
+                f"{self.path}: made by a newer edgegen (schema {version}; this one knows 1 to "
+                f"{SCHEMA_VERSION}): update edgegen, or move the file away"
+            )
+        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+            connection.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT")
+
+    def _set_aside(self, err: sqlite3.Error) -> None:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._now()))
+        aside = free_name(self.path.with_name(f"{self.path.name}.damaged-{stamp}"))
+        for suffix in ("-wal", "-shm", ""):
+            with contextlib.suppress(FileNotFoundError):
+                self.path.with_name(f"{self.path.name}{suffix}").rename(f"{aside}{suffix}")
+        notice = f"the damaged file is kept as {aside.name}, and a new one starts empty"
+        self.notices.append(notice)
+        log.error("%s: %s; %s", self.path, err, notice)
+
+
+def free_name(path: Path) -> Path:
+    """The path, or with a number behind it when that is taken: a clock may repeat itself."""
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate

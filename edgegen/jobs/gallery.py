@@ -1,0 +1,184 @@
+"""The kept pictures: files in a folder, and rows that remember their order and their jobs.
+
+The file comes first, then the row; a re-index mends what a power cut left between the two. The engine
+writes; the front only reads bytes that the engine prepared, so it needs no picture library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import StorageError
+from ..settings import GallerySettings
+from .database import Database
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+CONTENT_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
+PUBLISH_FOLDER = ".publish"
+KEPT_PUBLISH_COPIES = 16
+_NAME = re.compile(r"\d{8}-(\d{6,15})-([A-Za-z0-9_.-]{1,64})\.(?:png|webp|jpg)")
+
+
+@dataclass(frozen=True)
+class Publishable:
+    """A picture as bytes to send: `content_type` is `image/webp`, `image/jpeg` or `image/png`."""
+
+    name: str
+    data: bytes
+    content_type: str
+
+
+class Gallery:
+    """Pictures in `folder`, indexed in the jobs' database.
+
+    Args:
+        now: Unix seconds; only the date in a name comes from it, never its uniqueness.
+    Raises (every method):
+        StorageError: the folder or the index cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        database: Database,
+        settings: GallerySettings | None = None,
+        now: Callable[[], float] = time.time,
+    ):
+        self.folder = folder
+        self._database = database
+        self._settings = settings or GallerySettings()
+        self._now = now
+
+    def store(self, job_id: str, save: Callable[[Path], object]) -> Path:
+        """Let `save` write the picture at a new path, then remember it and let the oldest go.
+
+        Args:
+            save: writes one file, durably (temporary file, fsync, rename, fsync of the folder).
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self._new_path(job_id)
+            save(path)
+            size = path.stat().st_size
+        except OSError as err:
+            raise _storage_error(err, self.folder) from err
+        self._remember([(path.name, size)])
+        self.apply_retention()
+        return path
+
+    def names(self, limit: int = 100) -> list[str]:
+        """File names, newest first."""
+        rows = self._database.rows("SELECT name FROM pictures ORDER BY seq DESC LIMIT ?", limit)
+        return [row["name"] for row in rows]
+
+    def path(self, name: str) -> Path:
+        """Where a picture of ours is; refuses names that the gallery would not give."""
+        if not _NAME.fullmatch(name):
+            raise StorageError(f"{name!r} is no picture of the gallery {self.folder}")
+        return self.folder / name
+
+    def apply_retention(self) -> int:
+        """Remove the oldest pictures beyond `max_pictures` or `max_mb`; the newest stays. How many went."""
+        rows = self._database.rows("SELECT seq, name, bytes FROM pictures ORDER BY seq DESC")
+        budget, gone = self._settings.max_mb * 1_000_000, []
+        for count, row in enumerate(rows, start=1):
+            budget -= row["bytes"]
+            if count > 1 and (count > self._settings.max_pictures or budget < 0):
+                gone.append(row)
+        for row in reversed(gone):
+            self._remove_file(self.folder / row["name"])
+        if gone:
+            with self._database.transaction() as db:
+                db.executemany("DELETE FROM pictures WHERE seq = ?", [(row["seq"],) for row in gone])
+        return len(gone)
+
+    def reindex(self) -> tuple[int, int]:
+        """Make the rows match the folder; returns how many pictures were found new and found missing."""
+        found = self._scan()
+        known = {row["name"] for row in self._database.rows("SELECT name FROM pictures")}
+        missing = known - found.keys()
+        if missing:
+            with self._database.transaction() as db:
+                db.executemany("DELETE FROM pictures WHERE name = ?", [(name,) for name in missing])
+        new = [(name, size) for name, size in found.items() if name not in known]
+        self._remember(new)
+        return len(new), len(missing)
+
+    def write_publish_copy(self, name: str, data: bytes, suffix: str) -> None:
+        """Keep bytes that are small enough to send; only the newest few copies are kept."""
+        folder = self.folder / PUBLISH_FOLDER
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / f"{Path(name).stem}{suffix}.part"
+            temporary.write_bytes(data)
+            temporary.rename(folder / f"{Path(name).stem}{suffix}")
+            copies = sorted(
+                (p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=lambda p: _seq(p.name)
+            )
+        except OSError as err:
+            raise _storage_error(err, folder) from err
+        for old in copies[:-KEPT_PUBLISH_COPIES]:
+            self._remove_file(old)
+
+    def publishable(self, name: str, max_bytes: int) -> Publishable | None:
+        """The prepared copy of a picture, else the picture itself when it is small enough, else None."""
+        path = self.path(name)
+        copies = [(path.parent / PUBLISH_FOLDER / f"{path.stem}{suffix}") for suffix in CONTENT_TYPES]
+        for candidate in (*copies, path):
+            with contextlib.suppress(OSError):
+                if 0 < candidate.stat().st_size <= max_bytes:
+                    return Publishable(name, candidate.read_bytes(), CONTENT_TYPES[candidate.suffix])
+        return None
+
+    def _new_path(self, job_id: str) -> Path:
+        last = self._database.rows("SELECT coalesce(max(seq), 0) AS last FROM pictures")[0]["last"]
+        seq = max(last, *map(_seq, self._scan()), 0) + 1
+        day = time.strftime("%Y%m%d", time.gmtime(self._now()))
+        return self.folder / f"{day}-{seq:06}-{job_id}{SUFFIXES[self._settings.format]}"
+
+    def _remember(self, pictures: list[tuple[str, int]]) -> None:
+        rows = [
+            (int(match[1]), name, match[2], size)
+            for name, size in pictures
+            if (match := _NAME.fullmatch(name))
+        ]
+        with self._database.transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO pictures (seq, name, job_id, bytes) VALUES (?, ?, ?, ?)", rows
+            )
+
+    def _scan(self) -> dict[str, int]:
+        """Size in bytes by name of every picture in the folder."""
+        try:
+            with os.scandir(self.folder) as entries:
+                return {e.name: e.stat().st_size for e in entries if _NAME.fullmatch(e.name) and e.is_file()}
+        except FileNotFoundError:
+            return {}
+        except OSError as err:
+            raise _storage_error(err, self.folder) from err
+
+    def _remove_file(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as err:
+            log.warning("%s: cannot be removed: %s", path, err)
+
+
+def _seq(name: str) -> int:
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else 0
+
+
+def _storage_error(err: OSError, folder: Path) -> StorageError:
+    if isinstance(err, StorageError):
+        return err
+    return StorageError(f"{err.filename or folder}: {err.strerror or err}: check space and permissions")

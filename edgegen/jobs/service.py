@@ -1,0 +1,202 @@
+"""What a front end sees of jobs: submit, cancel, look, and be told.
+
+The queue's file is the truth. Whatever an engine or another process reports only makes the service look
+there, so a lost or forged message loses and changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from .. import __version__
+from ..errors import EdgegenError
+from .eta import StepClock, mean_seconds
+from .events import JobEvent
+from .gallery import Gallery, Publishable
+from .job import Job, JobRequest, JobState
+from .queue import JobQueue
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[JobEvent], object]
+
+
+def new_job_id() -> str:
+    """An id nobody else has: 32 hexadecimal digits."""
+    return uuid.uuid4().hex
+
+
+class JobService:
+    """Any thread may call any method. Listeners hear of every event in order, one at a time.
+
+    A listener runs on whichever thread caused the event and with no lock of ours held, so it may call
+    back; what it raises is logged and harms nobody.
+    """
+
+    def __init__(
+        self, queue: JobQueue, gallery: Gallery | None = None, monotonic: Callable[[], float] = time.monotonic
+    ):
+        self._queue = queue
+        self._gallery = gallery
+        self._monotonic = monotonic
+        self._lock = threading.RLock()
+        self._listeners: list[Listener] = []
+        self._outbox: deque[JobEvent] = deque()
+        self._is_delivering = False
+        self._being_announced: set[str] = set()
+        self._running: StepClock | None = None
+
+    def submit(self, request: JobRequest) -> Job:
+        """Commit a job, then announce it. An id known already returns its job and announces nothing.
+
+        Raises:
+            QueueFull: as many jobs wait as may.
+            StorageError: it could not be written; the job does not exist.
+        """
+        with self._lock:
+            enqueued = self._queue.enqueue(request)
+            if enqueued.is_new:
+                self._outbox.append(self._queued_event(enqueued.job))
+        self._deliver()
+        return enqueued.job
+
+    def cancel(self, job_id: str) -> Job:
+        """A waiting job is cancelled at once, a running one within its step, a finished one stays.
+
+        Raises:
+            UnknownJob: no job has that id.
+        """
+        job = self._queue.cancel(job_id)
+        self.announce_finished()
+        return job
+
+    def job(self, job_id: str) -> Job:
+        """Raises UnknownJob."""
+        return self._queue.get(job_id)
+
+    def jobs(self, *states: JobState, limit: int = 100) -> list[Job]:
+        """Running jobs, then waiting ones by turn, then finished ones, newest first."""
+        return self._queue.list(*states, limit=limit)
+
+    def counts(self) -> dict[JobState, int]:
+        return self._queue.counts()
+
+    def place(self, job_id: str) -> int | None:
+        """1 is next; None for a job that does not wait."""
+        return self._queue.place(job_id)
+
+    def eta_s(self, job_id: str) -> float | None:
+        """Seconds until its picture, from how long recent jobs took; None without ground for a guess."""
+        return self._eta_s(self.place(job_id))
+
+    def picture(self, job_id: str, max_bytes: int) -> Publishable | None:
+        """The bytes to send of a done job's picture, None when there are none of at most `max_bytes`.
+
+        Raises:
+            UnknownJob: no job has that id.
+        """
+        name = self.job(job_id).picture
+        return self._gallery.publishable(name, max_bytes) if name and self._gallery else None
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Have `listener(event)` called for every event; returns what ends that."""
+        with self._lock:
+            self._listeners.append(listener)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                if listener in self._listeners:
+                    self._listeners.remove(listener)
+
+        return unsubscribe
+
+    def report_step(self, job_id: str, step: int, steps: int) -> None:
+        """An engine says that a job has reached a step; announced when the queue says that it runs."""
+        with self._lock:
+            if self._running is None or self._running.job.id != job_id:
+                job = self._queue.get(job_id)
+                self._running = StepClock(job) if job.state == JobState.RUNNING else None
+            if self._running is None:
+                return
+            running = self._running
+            running.note(step, self._monotonic())
+            eta_s = running.remaining_s(steps, mean_seconds(self._queue.recent_seconds()))
+            event = JobEvent("running", running.job, step=step, steps=steps, eta_s=eta_s)
+            self._outbox.append(event)
+        self._deliver()
+
+    def announce_finished(self) -> None:
+        """Tell of every finished job that nobody was told about, whoever finished it."""
+        with self._lock:
+            for job in self._queue.unannounced():
+                if job.id in self._being_announced:
+                    continue
+                self._being_announced.add(job.id)
+                if self._running and self._running.job.id == job.id:
+                    self._running = None
+                self._outbox.append(JobEvent(job.state.value, job))
+        self._deliver()
+
+    def recover_orphans(self, reason: str) -> list[Job]:
+        """The engine is gone: its job goes back to the queue or has failed; both are announced."""
+        with self._lock:
+            self._running = None
+            jobs = self._queue.requeue_orphans(reason)
+            waiting = [job for job in jobs if job.state == JobState.QUEUED]
+            self._outbox.extend(self._queued_event(job) for job in waiting)
+        self.announce_finished()
+        return jobs
+
+    def status(self) -> dict[str, Any]:
+        """Counts by state, the running job and its step, and this version, ready for JSON."""
+        running = self._running
+        return {
+            "version": __version__,
+            "jobs": {state.value: count for state, count in self.counts().items()},
+            "running": {"id": running.job.id, "step": running.step} if running else None,
+        }
+
+    def _queued_event(self, job: Job) -> JobEvent:
+        place = self._queue.place(job.id)
+        return JobEvent("queued", job, place=place, eta_s=self._eta_s(place))
+
+    def _eta_s(self, place: int | None) -> float | None:
+        mean = mean_seconds(self._queue.recent_seconds())
+        return None if mean is None or place is None else mean * (place + (self._running is not None))
+
+    def _deliver(self) -> None:
+        """Empty the outbox, unless another thread (or a caller of ours) is at it already."""
+        while True:
+            with self._lock:
+                if self._is_delivering or not self._outbox:
+                    return
+                self._is_delivering = True
+                event, listeners = self._outbox.popleft(), tuple(self._listeners)
+            try:
+                self._tell(event, listeners)
+            finally:
+                with self._lock:
+                    self._is_delivering = False
+
+    def _tell(self, event: JobEvent, listeners: tuple[Listener, ...]) -> None:
+        for listener in listeners:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("a listener failed on %s of job %s", event.kind, event.job.id)
+        if event.job.state.is_final:
+            self._mark_announced(event.job)
+
+    def _mark_announced(self, job: Job) -> None:
+        try:
+            self._queue.mark_announced(job.id)
+        except EdgegenError as err:  # it stays in _being_announced: told once by this process
+            log.warning("job %s may be announced again after a restart: %s", job.id, err)
+        else:
+            self._being_announced.discard(job.id)
