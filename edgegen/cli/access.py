@@ -13,35 +13,68 @@ from edgegen.errors import BadRequest, Problem, UnknownJob
 
 if TYPE_CHECKING:
     from edgegen.jobs.job import Job, JobRequest, JobState
+    from edgegen.jobs.link import ShellLink
     from edgegen.jobs.queue import JobQueue
-    from edgegen.settings import Settings
+    from edgegen.settings import NodeSettings, Settings
 
 MIN_PREFIX = 4
+REQUEST_KEYS = (
+    "id", "prompt", "negative_prompt", "seed", "steps", "guidance", "width", "height", "sampler", "pack", "priority"
+)  # fmt: skip
+DAEMON_TIMEOUT_S = 10.0
+
+
+def connect(node: NodeSettings) -> ShellLink:
+    """A link to the running daemon.
+
+    Raises:
+        FrontError: it does not run, or does not answer.
+    """
+    from edgegen.jobs.configfile import socket_path
+    from edgegen.jobs.link import ShellLink
+
+    return ShellLink(socket_path(node), DAEMON_TIMEOUT_S)
 
 
 class JobAccess:
     """The jobs of one device; a context manager that closes what it opened.
 
     Attributes:
-        daemon: what the daemon says of itself, None when none answers.
+        daemon: what the daemon says of itself, None when none answers; `absence` then says why.
     """
 
     def __init__(self, settings: Settings):
+        from edgegen.jobs.link import FrontError
+
         self._settings = settings
         self._queue: JobQueue | None = None
-        self._link, self.daemon = connect(settings)
+        self._link: ShellLink | None = None
+        self.daemon: dict[str, Any] | None = None
+        self.absence = ""
+        try:
+            self._link = connect(settings.node)
+            self.daemon = self._link.ask("status")
+        except FrontError as err:
+            self.absence = str(err)
+            self.close()
 
     def __enter__(self) -> JobAccess:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Safe to call twice."""
         if self._queue is not None:
             self._queue.close()
         if self._link is not None:
             self._link.close()
+        self._queue = self._link = None
 
     @property
     def source(self) -> str:
+        """`daemon` or `database`: which of them answers."""
         return "database" if self._link is None else "daemon"
 
     @property
@@ -50,25 +83,34 @@ class JobAccess:
 
         return database_path(self._settings.node)
 
-    def submit(self, request: JobRequest) -> Job:
-        """Commit a job.
+    def submit(self, request: JobRequest) -> dict[str, Any]:
+        """Commit a job; returns it as `describe_job` does.
 
         Raises:
-            QueueFull: as many wait as may.
+            QueueFull, BadRequest: as many wait as may.
             StorageError: it could not be written.
         """
-        if self._link is not None:
-            return self._link.submit(request)
-        return self._open().enqueue(request).job
+        from dataclasses import asdict
 
-    def cancel(self, job_id: str) -> Job:
+        from edgegen.jobs.shell import describe_job
+
+        if self._link is None:
+            return describe_job(self._open().enqueue(request).job)
+        given = {key: value for key, value in asdict(request).items() if key in REQUEST_KEYS}
+        return dict(self._link.ask("submit", request=given)["job"])
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job by its id, or by a prefix of at least 4 letters that only one active job has.
 
         Raises:
             UnknownJob: no such job. BadRequest: several.
         """
+        from edgegen.jobs.shell import describe_job
+
         full_id = self.resolve(job_id)
-        return self._open().cancel(full_id) if self._link is None else self._link.cancel(full_id)
+        if self._link is None:
+            return describe_job(self._open().cancel(full_id))
+        return dict(self._link.ask("cancel", id=full_id)["job"])
 
     def resolve(self, text: str) -> str:
         """The id that `text` is, or is the start of."""
@@ -116,17 +158,3 @@ def active_states() -> tuple[JobState, ...]:
     from edgegen.jobs.job import JobState
 
     return JobState.RUNNING, JobState.QUEUED
-
-
-def job_json(job: Job, place: int | None = None) -> dict[str, Any]:
-    """One job for machines: the request's fields and what became of it."""
-    from dataclasses import asdict
-
-    fields = asdict(job)
-    request = fields.pop("request")
-    return {
-        **request,
-        **fields,
-        "seed": job.seed if job.seed is not None else request["seed"],
-        "place": place,
-    }

@@ -210,8 +210,8 @@ def set_up_logging(verbosity: int) -> None:
     "config_file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Configuration file (TOML). Default: the first that exists of $EDGEGEN_CONFIG, "
-    "~/.config/edgegen/config.toml, /etc/edgegen/config.toml.",
+    help="Configuration file (TOML). Default: $EDGEGEN_CONFIG, else the first that exists of "
+    "~/.config/edgegen/config.toml and /etc/edgegen/config.toml.",
 )
 @click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for everything.")
 @click.option(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from edgegen.errors import ConfigError
+from edgegen.errors import ConfigError, EdgegenError
 
 from .app import App, pass_app
 from .checks import Check
@@ -70,10 +70,12 @@ def all_checks(app: App, roots: Roots) -> Iterator[Check]:
     yield from guarded("services", lambda: service_checks(settings))
 
 
-def guarded(name: str, run: Callable[[], object]) -> Iterator[Check]:
+def guarded(name: str, run: Callable[[], Iterable[Check]]) -> Iterator[Check]:
     """The checks `run` makes; a check that breaks is a finding too, and the others still run."""
     try:
-        yield from run()  # type: ignore[misc]
+        yield from run()
+    except EdgegenError as err:
+        yield Check(name, "bad", str(err))
     except Exception as err:  # noqa: BLE001 - the doctor must not fall ill
         yield Check(name, "bad", f"this check broke: {type(err).__name__}: {err}", "report it with this line")
 
@@ -128,7 +130,7 @@ def engine_checks(settings: Settings, roots: Roots) -> Iterator[Check]:
 def service_checks(settings: Settings) -> Iterator[Check]:
     from . import services
 
-    finding, runs = services.check_daemon(settings)
+    finding, runs = services.check_daemon(settings.node)
     yield finding
     yield services.check_broker(settings.mqtt)
     yield services.check_pins(settings.buttons, runs)

@@ -9,7 +9,7 @@ import click
 
 from edgegen.errors import EdgegenError
 
-from .access import JobAccess, active_states, job_json
+from .access import JobAccess, active_states
 from .app import App, pass_app
 from .output import (
     coloured,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 HEADER = ("PLACE", "ID", "STATE", "AGE", "PROMPT", "RESULT")
 ALL_LIMIT = 1000
 MIN_PROMPT_WIDTH = 12
-WITHOUT_DAEMON = "the daemon is not running; straight from the database"
 
 
 @click.command()
@@ -56,7 +55,9 @@ def status(app: App, as_json: bool) -> None:
 
 def status_json(access: JobAccess) -> dict[str, Any]:
     """`source` says where this was read: from the `daemon`, or from the `database` alone."""
-    running = [job_json(job) for job in access.jobs(active_states()[0])]
+    from edgegen.jobs.shell import describe_job
+
+    running = [describe_job(job) for job in access.jobs(active_states()[0])]
     return {
         "source": access.source,
         "daemon": access.daemon,
@@ -80,8 +81,9 @@ def status_lines(access: JobAccess) -> list[tuple[str, str]]:
 
 def daemon_line(access: JobAccess) -> str:
     if access.daemon is None:
-        return f"not running; read from {access.database_path}"
-    return f"running, version {access.daemon.get('version', 'unknown')}"
+        return f"not running ({access.absence}); read from {access.database_path}"
+    engine = "engine ready" if access.daemon.get("engine") else "no engine yet"
+    return f"running, version {access.daemon.get('version', 'unknown')}, {engine}"
 
 
 @click.group(invoke_without_command=True)
@@ -103,15 +105,17 @@ def queue(ctx: click.Context, everything: bool, as_json: bool) -> None:
 
 
 def list_jobs(app: App, everything: bool, as_json: bool) -> None:
+    from edgegen.jobs.shell import describe_job
+
     with JobAccess(app.settings) as access:
         jobs = access.jobs(limit=ALL_LIMIT) if everything else access.jobs(*active_states())
         places = number_places(jobs)
         if as_json:
-            found = [job_json(job, places.get(job.id)) for job in jobs]
+            found = [{**describe_job(job), "place": places.get(job.id)} for job in jobs]
             say_json({"source": access.source, "jobs": found})
             return
         if access.daemon is None:
-            note(WITHOUT_DAEMON)
+            note(f"{access.absence}; straight from the database")
         print_table(jobs, places, time.time())
 
 
@@ -172,13 +176,13 @@ def add(app: App, prompt: str, as_json: bool, **options: Any) -> None:
     request = checked_request(request_data(prompt, options), app.settings.limits)
     with JobAccess(app.settings) as access:
         job = access.submit(request)
-        place = access.place(job.id)
+        place = access.place(job["id"])
         if as_json:
-            say_json({"source": access.source, **job_json(job, place)})
+            say_json({"source": access.source, **job, "place": place})
             return
-        say(job.id)
-        waits = "" if access.daemon else "; the daemon is not running: it waits in the database"
-        note(f"place {place}{waits}" if place else f"already {job.state.value}")
+        say(job["id"])
+        waits = "" if access.daemon else "; it waits in the database until the daemon runs (edgegen run)"
+        note(f"place {place}{waits}" if place else f"already {job['state']}")
 
 
 @click.command()
@@ -203,10 +207,10 @@ def cancel(ctx: click.Context, app: App, ids: tuple[str, ...], everything: bool,
         wanted = [job.id for job in access.jobs(*active_states())] if everything else list(ids)
         jobs, errors = cancel_each(access, wanted)
         if as_json:
-            say_json({"source": access.source, "jobs": [job_json(job) for job in jobs]})
+            say_json({"source": access.source, "jobs": jobs})
         else:
             for job in jobs:
-                say(f"{job.id}  {'stopping' if job.state == 'running' else job.state.value}")
+                say(f"{job['id']}  {'stopping' if job['state'] == 'running' else job['state']}")
             if not wanted:
                 note("no jobs run or wait")
     for err in errors:
@@ -214,7 +218,7 @@ def cancel(ctx: click.Context, app: App, ids: tuple[str, ...], everything: bool,
     ctx.exit(errors[-1].exit_code if errors else 0)
 
 
-def cancel_each(access: JobAccess, ids: list[str]) -> tuple[list[Job], list[EdgegenError]]:
+def cancel_each(access: JobAccess, ids: list[str]) -> tuple[list[dict[str, Any]], list[EdgegenError]]:
     """One unknown id does not keep the others from being cancelled."""
     jobs, errors = [], []
     for job_id in ids:

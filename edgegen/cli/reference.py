@@ -97,8 +97,8 @@ def section_entries(section: str, model: type[BaseModel], listed: bool) -> Itera
 
 
 def env_name(section: str, name: str) -> str:
-    """`engine`, `threads` -> `EDGEGEN_ENGINE_THREADS`."""
-    return f"EDGEGEN_{section}_{name}".upper()
+    """`engine`, `threads` -> `EDGEGEN_ENGINE__THREADS`, as `jobs.configfile` reads it."""
+    return f"EDGEGEN_{section}__{name}".upper()
 
 
 def _default(field: FieldInfo) -> Any:
@@ -230,7 +230,7 @@ def markdown() -> str:
         lines += ["| key | type | allowed | default | meaning |", "|---|---|---|---|---|"]
         lines += [_markdown_row(entry) for entry in section_entries(section, model, listed)]
         lines.append("")
-    lines += ["Environment variables: `EDGEGEN_<SECTION>_<KEY>`, as in `EDGEGEN_ENGINE_THREADS=2`."]
+    lines += ["Environment variables: `EDGEGEN_<SECTION>__<KEY>`, as in `EDGEGEN_ENGINE__THREADS=2`."]
     return "\n".join(lines) + "\n"
 
 

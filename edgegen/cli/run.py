@@ -21,7 +21,7 @@ def run(ctx: click.Context, app: App, front_only: bool) -> None:
     Examples:
       edgegen run
       edgegen --config /etc/edgegen/config.toml run --front-only
-      EDGEGEN_MQTT_ENABLED=true edgegen -v run
+      EDGEGEN_MQTT__ENABLED=true edgegen -v run
     """
     from edgegen.daemon import run_front
 

@@ -13,7 +13,7 @@ from edgegen.errors import EdgegenError, PackError
 from .checks import Check
 
 if TYPE_CHECKING:
-    from edgegen.settings import ButtonSettings, EngineSettings, MqttSettings, Settings
+    from edgegen.settings import ButtonSettings, EngineSettings, MqttSettings, NodeSettings, Settings
 
 BROKER_TIMEOUT_S = 5.0
 
@@ -42,6 +42,23 @@ def check_provider(engine: EngineSettings) -> Check:
     except EdgegenError as err:
         return Check("provider", "bad", str(err), "set engine.provider to auto, or install what it needs")
     return Check("provider", "ok", f"{choice.name}: {choice.reason}")
+
+
+def check_daemon(node: NodeSettings) -> tuple[Check, bool]:
+    """Whether the daemon answers on its socket, with or without an engine."""
+    from edgegen.jobs.link import FrontError
+
+    from .access import connect
+
+    try:
+        with connect(node) as link:
+            told = link.ask("status")
+    except FrontError as err:
+        return Check("daemon", "warn", str(err), "start it: edgegen run, or systemctl start edgegen"), False
+    said = f"running, version {told.get('version')}"
+    if not told.get("engine"):
+        return Check("daemon", "warn", f"{said}, but no engine", "it may be starting; see the log"), True
+    return Check("daemon", "ok", f"{said}, engine ready"), True
 
 
 def check_broker(mqtt: MqttSettings) -> Check:
