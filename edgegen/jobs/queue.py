@@ -137,11 +137,14 @@ class JobQueue:
         )
         return not rows
 
-    def requeue_orphans(self, reason: str = "the engine died") -> Jobs:
+    def requeue_orphans(self, reason: str = "the engine died", is_blamed: bool = True) -> Jobs:
         """Running jobs whose engine is gone go back to their place in the queue.
 
         One that has used up `max_attempts` fails with the code `engine_died`; one that was asked to
         stop is cancelled. Call it only while no engine works.
+
+        Args:
+            is_blamed: False when the engine was stopped for another reason: the attempt is not counted.
         """
         limit = self._settings.max_attempts
         with self.database.transaction() as db:

@@ -143,11 +143,14 @@ class JobService:
                 self._outbox.append(JobEvent(job.state.value, job))
         self._deliver()
 
-    def recover_orphans(self, reason: str) -> list[Job]:
-        """The engine is gone: its job goes back to the queue or has failed; both are announced."""
+    def recover_orphans(self, reason: str, is_blamed: bool = True) -> list[Job]:
+        """The engine is gone: its job goes back to the queue or has failed; both are announced.
+
+        Arguments as for `JobQueue.requeue_orphans`.
+        """
         with self._lock:
             self._running = None
-            jobs = self._queue.requeue_orphans(reason)
+            jobs = self._queue.requeue_orphans(reason, is_blamed)
             waiting = [job for job in jobs if job.state == JobState.QUEUED]
             self._outbox.extend(self._queued_event(job) for job in waiting)
         self.announce_finished()

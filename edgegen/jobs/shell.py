@@ -1,0 +1,58 @@
+"""What a shell may ask of the running front, and how jobs look in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from ..errors import BadRequest, EdgegenError
+from .events import JobEvent
+from .job import Job
+from .service import JobService
+from .wire import Message
+
+ASKABLE = ("status", "submit", "cancel", "watch")
+
+
+def answer_shell(
+    message: Message, service: JobService, submit: Callable[[Message], Message], has_engine: bool
+) -> Message:
+    """The one answer to a shell's message; whatever goes wrong becomes an `error` answer."""
+    try:
+        return {"type": message["type"], **_answer(message, service, submit, has_engine)}
+    except EdgegenError as err:
+        return {"type": "error", "code": err.code, "reason": str(err)}
+
+
+def _answer(
+    message: Message, service: JobService, submit: Callable[[Message], Message], has_engine: bool
+) -> Message:
+    match message["type"]:
+        case "status":
+            return {**service.status(), "engine": has_engine}
+        case "submit":
+            return submit(_dict(message.get("request")))
+        case "cancel":
+            return {"job": describe_job(service.cancel(str(message.get("id"))))}
+        case unknown:
+            raise BadRequest(f"{unknown!r} is no question: ask one of {', '.join(ASKABLE)}")
+
+
+def _dict(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadRequest("submit needs a request, a JSON object")
+    return value
+
+
+def describe_job(job: Job) -> dict[str, Any]:
+    """A job ready for JSON: the request's fields and its own, side by side."""
+    fields = {key: value for key, value in asdict(job).items() if key != "request"}
+    return {**asdict(job.request), **fields, "state": job.state.value}
+
+
+def describe_event(event: JobEvent) -> dict[str, Any]:
+    """An event ready for JSON; what it does not say is left out."""
+    extra = {key: getattr(event, key) for key in ("place", "step", "steps", "eta_s")}
+    known = {key: value for key, value in extra.items() if value is not None}
+    return {"kind": event.kind, "job": describe_job(event.job), **known}
