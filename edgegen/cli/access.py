@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from edgegen.settings import NodeSettings, Settings
 
 MIN_PREFIX = 4
-REQUEST_KEYS = (
-    "id", "prompt", "negative_prompt", "seed", "steps", "guidance", "width", "height", "sampler", "pack", "priority"
-)  # fmt: skip
+NOT_ASKED = ("source", "deadline", "transaction")  # of a request: the daemon's own, or never set here
 DAEMON_TIMEOUT_S = 10.0
 
 
@@ -96,7 +94,7 @@ class JobAccess:
 
         if self._link is None:
             return describe_job(self._open().enqueue(request).job)
-        given = {key: value for key, value in asdict(request).items() if key in REQUEST_KEYS}
+        given = {k: v for k, v in asdict(request).items() if v is not None and k not in NOT_ASKED}
         return dict(self._link.ask("submit", request=given)["job"])
 
     def cancel(self, job_id: str) -> dict[str, Any]:

@@ -201,6 +201,7 @@ def set_up_logging(verbosity: int) -> None:
 
 
 @click.group(
+    "edgegen",
     cls=Root,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -130,11 +131,7 @@ def print_table(jobs: list[Job], places: dict[str, int], now: float) -> None:
         return
     rows = [job_row(job, places.get(job.id), now) for job in jobs]
     others = sum(max(columns(row[i]) for row in [HEADER, *rows]) + 2 for i in (0, 1, 2, 3, 5))
-    width = (
-        max(MIN_PROMPT_WIDTH, terminal_width() - others)
-        if is_terminal(click.get_text_stream("stdout"))
-        else 60
-    )
+    width = max(MIN_PROMPT_WIDTH, terminal_width() - others) if is_terminal(sys.stdout) else 60
     for row in rows:
         row[4] = shorten(row[4], width)
     for line in table(HEADER, rows, right=("PLACE", "AGE")):
@@ -178,7 +175,7 @@ def add(app: App, prompt: str, as_json: bool, **options: Any) -> None:
         job = access.submit(request)
         place = access.place(job["id"])
         if as_json:
-            say_json({"source": access.source, **job, "place": place})
+            say_json({"source": access.source, "job": {**job, "place": place}})
             return
         say(job["id"])
         waits = "" if access.daemon else "; it waits in the database until the daemon runs (edgegen run)"

@@ -33,9 +33,10 @@ class Device:
         self.write_config()
 
     def write_config(self, more: str = "", pack_dirs: tuple[Path, ...] = (TINY.parent,)) -> None:
+        folders = json.dumps([str(folder) for folder in pack_dirs])
         self.config.write_text(
             f'[node]\ndata_dir = "{self.home}/data"\nrun_dir = "{self.run_dir}"\n'
-            f'[engine]\npack = "tiny"\npack_dirs = {json.dumps([str(folder) for folder in pack_dirs])}\nprovider = "cpu"\nthreads = 1\n{more}',
+            f'[engine]\npack = "tiny"\npack_dirs = {folders}\nprovider = "cpu"\nthreads = 1\n{more}',
             encoding="utf-8",
         )
 
