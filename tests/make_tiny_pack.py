@@ -66,7 +66,7 @@ def with_clip_vocabulary(trained: Tokenizer) -> Tokenizer:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [tuple(pair) for pair in data["model"]["merges"]]
     tokens = [*letters, *(c + "</w>" for c in letters), *("".join(pair) for pair in merges)]
-    tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     data["model"]["vocab"] = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer.from_str(json.dumps(data))
     tokenizer.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
