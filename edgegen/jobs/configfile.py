@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import ValidationError
 
 from ..errors import ConfigError, Problem
+from ..pack import builtin_packs_dir
 from ..settings import ButtonSettings, NodeSettings, Settings
 from .confighelp import describe_problems, field_of
 
@@ -112,6 +113,12 @@ def gallery_dir(settings: Settings) -> Path:
     """Where kept pictures are."""
     chosen = settings.gallery.dir
     return chosen.expanduser().absolute() if chosen else data_dir(settings.node) / "gallery"
+
+
+def pack_dirs(settings: Settings) -> tuple[Path, ...]:
+    """Where packs are looked for, in order: the configured folders, installed ones, built-in ones."""
+    chosen = (folder.expanduser().absolute() for folder in settings.engine.pack_dirs)
+    return (*chosen, data_dir(settings.node) / "packs", builtin_packs_dir())
 
 
 def _chosen_run_dir(node: NodeSettings, environ: Mapping[str, str]) -> Path:

@@ -54,7 +54,7 @@ class Peer:
 
 
 class Hub:
-    """Serves `path` from `start` to `close`.
+    """Serves the socket `path` from `start` to `close`.
 
     Args:
         submit: turns a shell's request, a dictionary, into a job; raises EdgegenError.
@@ -91,9 +91,19 @@ class Hub:
     def is_alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def start(self) -> None:
-        """Raises StorageError: the socket cannot be made, or another front serves it."""
+    def open(self) -> None:
+        """Make the socket; who connects waits until `start`.
+
+        Raises:
+            StorageError: the socket cannot be made, or another front serves it.
+        """
         self._listener = _listen(self.path)
+
+    def start(self) -> None:
+        """Serve; opens the socket first where that was not done. Raises as `open` does."""
+        if self._listener is None:
+            self.open()
+        assert self._listener is not None
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._wake_read.setblocking(False)
         self._selector.register(self._wake_read, selectors.EVENT_READ)

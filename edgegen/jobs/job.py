@@ -44,6 +44,8 @@ class JobRequest:
         deadline: Unix seconds after which nobody wants it any more.
         source: where it came from (`mqtt`, `button:17`, `cli`).
         transaction: echoed in every status (MQTT 3.1.1's stand-in for Correlation Data).
+        response_topic, correlation: where an MQTT 5 sender wants statuses too, and its Correlation
+            Data in hexadecimal; kept with the job so that a restart still answers.
     """
 
     id: str
@@ -60,6 +62,8 @@ class JobRequest:
     deadline: float | None = None
     source: str = "cli"
     transaction: str | None = None
+    response_topic: str | None = None
+    correlation: str | None = None
 
 
 @dataclass(frozen=True)

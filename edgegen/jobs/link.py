@@ -73,9 +73,12 @@ class ShellLink:
         return answer
 
     def watch(self) -> Iterator[Message]:
-        """Every event from now on, until the front ends or the caller closes."""
+        """Every event from this call on, until the front ends (FrontError) or the caller closes."""
         self.ask("watch")
         self._socket.settimeout(None)
+        return self._events()
+
+    def _events(self) -> Iterator[Message]:
         while True:
             try:
                 yield self._receive()

@@ -78,6 +78,8 @@ class JobQueue:
 
         Jobs past their deadline fail with the code `expired` on the way.
         """
+        if not self.database.rows("SELECT 1 FROM jobs WHERE state = 'queued' LIMIT 1"):
+            return None  # an idle engine never writes
         with self.database.transaction() as db:
             self._expire(db)
             row = db.execute(f"SELECT seq, id FROM jobs WHERE {_WAITING} LIMIT 1").fetchone()
@@ -151,6 +153,8 @@ class JobQueue:
             ids = [
                 row["id"] for row in db.execute("SELECT id FROM jobs WHERE state = 'running' ORDER BY seq")
             ]
+            if not is_blamed:
+                db.execute("UPDATE jobs SET attempts = attempts - 1 WHERE state = 'running'")
             db.execute(
                 "UPDATE jobs SET state = 'cancelled', code = 'cancelled', finished = ?, "
                 "reason = 'cancelled while it ran' WHERE state = 'running' AND cancel_asked",

@@ -119,12 +119,9 @@ class JobService:
     def report_step(self, job_id: str, step: int, steps: int) -> None:
         """An engine says that a job has reached a step; announced when the queue says that it runs."""
         with self._lock:
-            if self._running is None or self._running.job.id != job_id:
-                job = self._queue.get(job_id)
-                self._running = StepClock(job) if job.state == JobState.RUNNING else None
-            if self._running is None:
+            running = self._clock_of(job_id, step)
+            if running is None:
                 return
-            running = self._running
             running.note(step, self._monotonic())
             eta_s = running.remaining_s(steps, mean_seconds(self._queue.recent_seconds()))
             event = JobEvent("running", running.job, step=step, steps=steps, eta_s=eta_s)
@@ -164,6 +161,14 @@ class JobService:
             "jobs": {state.value: count for state, count in self.counts().items()},
             "running": {"id": running.job.id, "step": running.step} if running else None,
         }
+
+    def _clock_of(self, job_id: str, step: int) -> StepClock | None:
+        """The running job's clock; a new one for a new job or attempt, None when it does not run."""
+        known = self._running
+        if known is None or known.job.id != job_id or step < known.step:
+            job = self._queue.get(job_id)
+            self._running = StepClock(job) if job.state == JobState.RUNNING else None
+        return self._running
 
     def _queued_event(self, job: Job) -> JobEvent:
         place = self._queue.place(job.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgegen.errors import BadRequest
@@ -127,6 +127,7 @@ json_values = st.recursive(
 known_keys = st.sampled_from([*JobRequest.__dataclass_fields__, "workflow", "promt"])
 
 
+@settings(deadline=None)
 @given(
     st.binary()
     | st.text().map(lambda text: text.encode("utf-8", "surrogatepass"))
@@ -144,6 +145,7 @@ def test_any_bytes_parse_or_are_refused(payload):
     peek_identity(payload)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(known_keys | st.text(), json_values))
 def test_any_dictionary_parses_or_is_refused(data):
     try:

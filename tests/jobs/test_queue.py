@@ -105,6 +105,14 @@ def test_orphans_return_then_fail(queue):
     assert queue.requeue_orphans() == []
 
 
+def test_an_attempt_that_is_not_the_jobs_fault_does_not_count(queue):
+    queue.enqueue(request("a"))
+    for _ in range(3):
+        queue.claim()
+        (orphan,) = queue.requeue_orphans("was stopped", is_blamed=False)
+        assert (orphan.state, orphan.attempts) == (JobState.QUEUED, 0)
+
+
 def test_an_orphan_that_was_cancelled_is_not_run_again(queue):
     queue.enqueue(request("a"))
     queue.claim()

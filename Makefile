@@ -1,0 +1,46 @@
+# Everything sets itself up: on Debian or Raspberry Pi OS with python3 (>= 3.11, with venv), git and make.
+# PYTHON=python3.12 picks another interpreter; PYTEST_ARGS="-k mqtt" narrows the tests.
+SHELL := /bin/bash
+PYTEST_ARGS ?=
+DEV := .venv/dev/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lock clean venv-device venv-dev mosquitto
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: venv-device mosquitto ## prompts over MQTT and a button press become pictures in demo/
+	@.venv/device/bin/python tools/demo.py
+
+test: venv-dev venv-device mosquitto ## all tests, with a real broker and real ONNX Runtime sessions
+	@$(DEV)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+check: venv-dev ## style, types and import directions
+	@$(DEV)/ruff check .
+	@$(DEV)/ruff format --check .
+	@$(DEV)/mypy
+	@$(DEV)/lint-imports
+
+format: venv-dev ## let ruff put the style right
+	@$(DEV)/ruff check --fix .
+	@$(DEV)/ruff format .
+
+lock: .venv/lock/.stamp ## pin the newest allowed dependencies in requirements/*.lock
+	@.venv/lock/bin/python tools/lock.py
+
+clean: ## remove virtual environments, caches and demo/
+	rm -rf .venv demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+venv-device venv-dev: venv-%:
+	@PYTHON=$(PYTHON) tools/venv.sh $*
+
+mosquitto:
+	@tools/need_mosquitto.sh
+
+.venv/lock/.stamp: Makefile
+	@rm -rf .venv/lock
+	@$(or $(PYTHON),python3) -m venv .venv/lock
+	@.venv/lock/bin/python -m pip --disable-pip-version-check --quiet install pip-tools==7.6.2
+	@touch $@

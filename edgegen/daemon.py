@@ -1,0 +1,203 @@
+"""The front: the only file that constructs it. Start order reads top to bottom, stop order is its reverse.
+
+It stays small: no numpy, no Pillow, no ONNX Runtime; those live in the engine's process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Protocol
+
+from .jobs.configfile import data_dir, database_path, gallery_dir, socket_path
+from .jobs.enginedesk import EngineDesk
+from .jobs.gallery import CONTENT_TYPES, SUFFIXES, Gallery
+from .jobs.hub import Hub
+from .jobs.job import Job, parse_request
+from .jobs.queue import JobQueue
+from .jobs.sdnotify import SystemdNotifier
+from .jobs.service import JobService, new_job_id
+from .jobs.shell import describe_job
+from .jobs.supervisor import Supervisor
+from .jobs.wakeup import StopRequest, Wakeup
+from .jobs.wire import Message
+from .settings import LimitSettings, MqttSettings, Settings
+
+log = logging.getLogger(__name__)
+
+FRONTEND_RETRY_S = 30.0
+ORPHAN_RETRY_S = 1.0
+
+
+class FrontEnd(Protocol):
+    def start(self) -> object: ...
+    def close(self) -> object: ...
+
+
+def run_front(settings: Settings, *, with_engine: bool) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    Args:
+        with_engine: start and watch an engine; False when another unit does.
+    Raises:
+        StorageError: the queue or the control socket cannot be made, or another front serves them.
+        ConfigError: the control socket's path is too long.
+    """
+    wakeup = Wakeup()
+    stop = StopRequest(wakeup)
+    stop.install()
+    with ExitStack() as closing:
+        serve(settings, with_engine, wakeup, stop, closing)
+    return 0
+
+
+def serve(
+    settings: Settings, with_engine: bool, wakeup: Wakeup, stop: StopRequest, closing: ExitStack
+) -> None:
+    """Everything the front is made of. What `closing` gets last, ends first."""
+    notifier = SystemdNotifier()
+    queue = JobQueue(database_path(settings.node), settings.queue)
+    closing.callback(queue.close)
+    gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
+    service = JobService(queue, gallery)
+
+    front_ends = FrontEnds(front_end_builders(settings, service))
+    closing.callback(front_ends.close)  # after the hub: whatever an engine still says is passed on
+
+    supervisor: Supervisor | None = None
+    desk = EngineDesk(
+        service,
+        data_dir(settings.node),
+        is_supervised=with_engine,
+        note=lambda message: supervisor.note(message) if supervisor else None,
+        wake=wakeup.wake,
+    )
+
+    hub = Hub(socket_path(settings.node), service, shell_submit(service, settings.limits), desk.hear)
+    hub.open()
+    closing.callback(hub.close)
+
+    front_ends.start_missing()  # before anything happens that they must hear of
+    hub.start()
+    desk.recover("the engine died while the front was away")
+    service.announce_finished()  # what an engine finished while no front was there to tell
+
+    if with_engine:
+        supervisor = Supervisor(settings.model_dump_json(), desk.bury, settings.engine.step_timeout_s)
+        supervisor.start()
+        closing.callback(supervisor.close)
+
+    notifier.ready("serving")
+    closing.callback(notifier.stopping)
+    attend(hub, desk, front_ends, notifier, wakeup, stop)
+
+
+def attend(
+    hub: Hub,
+    desk: EngineDesk,
+    front_ends: FrontEnds,
+    notifier: SystemdNotifier,
+    wakeup: Wakeup,
+    stop: StopRequest,
+) -> None:
+    """The main thread: asleep, but for what is due."""
+    while not stop.is_asked:
+        if hub.is_alive:
+            notifier.alive()
+        desk.collect_orphans()
+        front_ends.start_missing()
+        due = (
+            notifier.watchdog_s,
+            ORPHAN_RETRY_S if desk.orphans_due else None,
+            FRONTEND_RETRY_S if front_ends.missing else None,
+        )
+        wakeup.wait(min((s for s in due if s is not None), default=None))
+
+
+def shell_submit(service: JobService, limits: LimitSettings) -> Callable[[Message], Message]:
+    """How a shell's request becomes a job."""
+
+    def submit(request: Message) -> Message:
+        job = service.submit(parse_request(request, limits, source="cli", new_id=new_job_id))
+        return {"job": describe_job(job), "place": service.place(job.id), "eta_s": service.eta_s(job.id)}
+
+    return submit
+
+
+Builder = Callable[[], FrontEnd]
+
+
+def front_end_builders(settings: Settings, service: JobService) -> dict[str, Builder]:
+    """What makes each front end that is switched on; only those are ever imported."""
+
+    def mqtt() -> FrontEnd:
+        from .frontends.mqtt import MqttFrontend
+
+        reader = picture_reader(service, settings.mqtt)
+        return MqttFrontend(settings.mqtt, settings.node.name, service, settings.limits, reader)
+
+    def buttons() -> FrontEnd:
+        from .frontends.buttons import ButtonFrontend
+
+        return ButtonFrontend(settings.buttons, service)
+
+    wanted = {"mqtt": (settings.mqtt.enabled, mqtt), "buttons": (bool(settings.buttons), buttons)}
+    return {name: build for name, (is_on, build) in wanted.items() if is_on}
+
+
+def picture_reader(service: JobService, settings: MqttSettings) -> Callable[[Job], bytes | None]:
+    """Reads the bytes that the engine prepared for the broker; None when they are gone."""
+    content_type = CONTENT_TYPES[SUFFIXES[settings.image_format]]
+
+    def read(job: Job) -> bytes | None:
+        picture = service.picture(job.id, settings.image_max_bytes)
+        return picture.data if picture and picture.content_type == content_type else None
+
+    return read
+
+
+class FrontEnds:
+    """Starts front ends; one that cannot start is told of and tried again, the others go on."""
+
+    def __init__(self, builders: dict[str, Builder]):
+        self.missing = dict(builders)
+        self._running: dict[str, FrontEnd] = {}
+        self._told: dict[str, str] = {}
+
+    def start_missing(self) -> None:
+        for name, build in tuple(self.missing.items()):
+            try:
+                self._running[name] = started(build)
+            except Exception as err:  # noqa: BLE001 - whatever it is, the others must not suffer
+                self._tell(name, err)
+            else:
+                del self.missing[name]
+                log.info("front end %s is up", name)
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        for name, front_end in reversed(self._running.items()):
+            try:
+                front_end.close()
+            except Exception:
+                log.exception("front end %s did not close", name)
+        self._running.clear()
+
+    def _tell(self, name: str, err: Exception) -> None:
+        """Once, until the reason changes."""
+        reason = f"{type(err).__name__}: {err}"
+        if self._told.get(name) != reason:
+            log.error("front end %s cannot start, tried again every %g s: %s", name, FRONTEND_RETRY_S, reason)
+        self._told[name] = reason
+
+
+def started(build: Builder) -> FrontEnd:
+    """A front end that runs; one that fails to start is closed before its error goes on."""
+    front_end = build()
+    try:
+        front_end.start()
+    except BaseException:
+        front_end.close()
+        raise
+    return front_end

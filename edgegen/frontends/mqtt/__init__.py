@@ -1,0 +1,5 @@
+"""Jobs and pictures over MQTT."""
+
+from .frontend import MqttFrontend
+
+__all__ = ["MqttFrontend"]

@@ -1,0 +1,86 @@
+"""The paho client, set up: session, last will, credentials, TLS, and MQTT 5 properties."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from ...errors import ConfigError, Problem
+from ...settings import MqttSettings
+from .messages import Outgoing, picture_type
+
+CONNECT_TIMEOUT_S = 5.0
+RECEIVE_MAXIMUM = 20
+
+
+def make_client(settings: MqttSettings, client_id: str, will: Outgoing) -> paho.Client:
+    """A client that knows where to connect and has not tried yet.
+
+    Args:
+        will: what the broker says when we vanish; its payload is bytes.
+    Raises:
+        ConfigError: the password or CA file cannot be read.
+    """
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5, manual_ack=True)
+    client.connect_timeout = CONNECT_TIMEOUT_S
+    if settings.username:
+        client.username_pw_set(settings.username, read_password(settings.password_file))
+    if settings.tls:
+        _trust(client, settings.ca_file)
+    assert isinstance(will.payload, bytes)
+    client.will_set(will.topic, will.payload, will.qos, will.retain)
+    # clean_start must be False: paho's default throws the session away at every start.
+    client.connect_async(
+        settings.host,
+        settings.port,
+        settings.keepalive_s,
+        clean_start=False,
+        properties=_connect_properties(settings),
+    )
+    return client
+
+
+def read_password(path: Path | None) -> str | None:
+    """The first line of the password file; None when none is configured.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        lines = path.expanduser().read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError([Problem("mqtt.password_file", str(path), f"cannot be read: {err}")]) from err
+    return lines[0] if lines else ""
+
+
+def publish_properties(message: Outgoing, payload: bytes) -> Properties:
+    """MQTT 5 properties of a message: its type, whether it is text, and whom it answers."""
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.ContentType = message.content_type or picture_type(payload)
+    if message.content_type is not None:
+        properties.PayloadFormatIndicator = 1  # UTF-8
+    if message.correlation is not None:
+        properties.CorrelationData = message.correlation
+    return properties
+
+
+def _connect_properties(settings: MqttSettings) -> Properties:
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = settings.session_expiry_s
+    properties.ReceiveMaximum = RECEIVE_MAXIMUM
+    # Somewhat too large a command is refused with a reason; far too large never reaches our memory.
+    properties.MaximumPacketSize = max(4 * settings.max_payload, 1 << 20)
+    return properties
+
+
+def _trust(client: paho.Client, ca_file: Path | None) -> None:
+    try:
+        client.tls_set(ca_certs=str(ca_file.expanduser()) if ca_file else None)
+    except OSError as err:
+        raise ConfigError([Problem("mqtt.ca_file", str(ca_file), f"cannot be used: {err}")]) from err

@@ -1,0 +1,274 @@
+"""One MQTT 5 session that comes back by itself.
+
+paho's own loop thread ends on any escaped exception and retries without jitter, so we run its
+`loop()` on a thread of ours. A second thread sends what waits in the outbox: never between a
+reconnect's socket and its CONNACK, when paho would let a PUBLISH overtake the CONNECT.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from ...settings import MqttSettings
+from .backoff import backoff_s
+from .client import CONNECT_TIMEOUT_S, make_client, publish_properties
+from .messages import Outgoing
+from .outbox import WINDOW, Outbox
+
+log = logging.getLogger(__name__)
+
+FAREWELL_TIMEOUT_S = 3.0
+STABLE_AFTER_S = 10.0
+SESSION_TAKEN_OVER = 0x8E
+SHORT_LIVES_ARE_A_CLASH = 3  # mosquitto before 2.0.12 does not say that a session was taken over
+PACKET_OVERHEAD = 1024  # topic and properties beside a payload, generously
+
+
+class Connection:
+    """A persistent session at the broker: subscriptions, a last will, and an outbox that outlives it.
+
+    Args:
+        topics: subscribed at QoS 1 on every CONNACK; with retained messages flagged as such.
+        will: what the broker says when we vanish.
+        on_message: gets every message on our network thread; acknowledges by `acknowledge`.
+        on_up: called on every CONNACK, before anything of the outbox is sent.
+    """
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        client_id: str,
+        topics: tuple[str, ...],
+        will: Outgoing,
+        outbox: Outbox,
+        on_message: Callable[[paho.MQTTMessage], object],
+        on_up: Callable[[], object],
+        rng: random.Random,
+    ):
+        self._topics = topics
+        self._outbox = outbox
+        self._on_message_of_owner = on_message
+        self._on_up = on_up
+        self._rng = rng
+        self._where = f"{settings.host}:{settings.port}"
+        self._closing = threading.Event()
+        self._publishing = threading.Lock()
+        self._up_since: float | None = None
+        self._redeliver_at: float | None = None
+        self._max_packet: int | None = None
+        self._told: str | None = None
+        self._short_lives = 0
+        self._client = make_client(settings, client_id, will)
+        self._attach()
+        self._threads = [
+            threading.Thread(target=self._network_loop, name="mqtt-network", daemon=True),
+            threading.Thread(target=self._sender_loop, name="mqtt-sender", daemon=True),
+        ]
+
+    @property
+    def is_up(self) -> bool:
+        return self._outbox.is_open
+
+    def start(self) -> None:
+        """Begin trying; returns at once, broker or no broker."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self, farewell: Outgoing) -> None:
+        """Send what waits and the farewell, as far as a few seconds allow, then hang up."""
+        if self._closing.is_set():
+            return
+        if self.is_up:
+            self._outbox.put(farewell)
+            self._outbox.drain(FAREWELL_TIMEOUT_S)
+        self._closing.set()
+        self._client.disconnect()
+        self._outbox.close()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(CONNECT_TIMEOUT_S + 1)
+
+    def acknowledge(self, message: paho.MQTTMessage) -> None:
+        """PUBACK. Only from within `on_message`, so it always belongs to the connection it came by."""
+        self._client.ack(message.mid, message.qos)
+
+    def ask_redelivery(self, delay_s: float) -> None:
+        """Reconnect after a while: the broker then sends again what was left unacknowledged."""
+        if self._redeliver_at is None:
+            self._redeliver_at = time.monotonic() + delay_s
+
+    def _attach(self) -> None:
+        client = self._client
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_pre_connect = self._on_pre_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        # With this set, publish() on another thread only queues: all socket writes stay on ours.
+        client.on_socket_register_write = _do_nothing
+
+    # The network thread
+
+    def _network_loop(self) -> None:
+        attempt = 0
+        while not self._closing.is_set():
+            self._up_since = None
+            try:
+                self._client.reconnect()
+                self._serve()
+            except OSError as err:
+                self._tell(f"cannot be reached ({err})")
+            except Exception:  # a malformed packet or a bug must not end the thread
+                log.exception("MQTT connection to %s failed", self._where)
+            self._outbox.shut()
+            attempt = 0 if self._was_stable() else attempt + 1
+            self._closing.wait(backoff_s(attempt, self._rng))
+
+    def _serve(self) -> None:
+        """Until the connection ends, by us or by others."""
+        while self._client.loop(timeout=1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            if self._closing.is_set() or self._is_redelivery_due():
+                self._client.disconnect()
+        if self._is_redelivery_due():
+            self._redeliver_at = None
+
+    def _is_redelivery_due(self) -> bool:
+        return self._redeliver_at is not None and time.monotonic() >= self._redeliver_at
+
+    def _was_stable(self) -> bool:
+        return self._up_since is not None and time.monotonic() - self._up_since >= STABLE_AFTER_S
+
+    def _on_pre_connect(self, _client: paho.Client, _userdata: object) -> None:
+        with self._publishing:
+            self._outbox.shut()
+
+    def _on_connect(
+        self,
+        client: paho.Client,
+        _userdata: object,
+        _flags: paho.ConnectFlags,
+        reason_code: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        try:
+            if reason_code.is_failure:
+                self._tell(f"refuses us: {reason_code}. Check mqtt.username and mqtt.password_file")
+                return
+            self._tell("connected", logging.INFO)
+            self._up_since = time.monotonic()
+            self._max_packet = getattr(properties, "MaximumPacketSize", None)
+            # retainAsPublished: a command sent with the retain flag shows it, and is refused.
+            options = SubscribeOptions(
+                qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+            )
+            client.subscribe([(topic, options) for topic in self._topics])
+            self._on_up()
+            self._outbox.open(getattr(properties, "ReceiveMaximum", WINDOW))
+        except Exception:
+            log.exception("MQTT: after CONNACK")
+
+    def _on_subscribe(
+        self,
+        _client: paho.Client,
+        _userdata: object,
+        _mid: int,
+        reason_codes: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        for topic, code in zip(self._topics, reason_codes, strict=False):
+            if code.is_failure:
+                log.error("broker %s does not let us read %s: %s", self._where, topic, code)
+
+    def _on_disconnect(
+        self,
+        _client: paho.Client,
+        _userdata: object,
+        _flags: paho.DisconnectFlags,
+        reason_code: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        self._outbox.shut()
+        if self._closing.is_set() or self._up_since is None or self._is_redelivery_due():
+            return
+        self._short_lives = 0 if self._was_stable() else self._short_lives + 1
+        if reason_code.value == SESSION_TAKEN_OVER:
+            self._tell("another client uses our client id: give every device its own node.name")
+        elif self._short_lives >= SHORT_LIVES_ARE_A_CLASH:
+            self._tell(
+                "the connection is lost again and again soon after it was made; "
+                "if another client uses our client id, give every device its own node.name"
+            )
+        else:
+            self._tell(f"connection lost: {reason_code}")
+
+    def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
+        try:
+            self._on_message_of_owner(message)
+        except Exception:
+            log.exception("MQTT message not handled; left unacknowledged")
+
+    def _on_publish(
+        self,
+        _client: paho.Client,
+        _userdata: object,
+        mid: int,
+        reason_code: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        self._outbox.acknowledged(mid)
+        if reason_code.is_failure:
+            log.warning("broker %s did not take a message: %s", self._where, reason_code)
+
+    def _tell(self, what: str, level: int = logging.WARNING) -> None:
+        """Say how the connection is, once per change."""
+        if what != self._told and not self._closing.is_set():
+            self._told = what
+            log.log(level, "MQTT broker %s: %s", self._where, what)
+
+    # The sender thread
+
+    def _sender_loop(self) -> None:
+        while self._outbox.wait():
+            with self._publishing:
+                message = self._outbox.pop()
+                if message is not None:
+                    self._send(message)
+
+    def _send(self, message: Outgoing) -> None:
+        mid = None
+        try:
+            payload = message.payload() if callable(message.payload) else message.payload
+            if payload is not None and self._fits(message.topic, payload):
+                properties = publish_properties(message, payload)
+                info = self._client.publish(message.topic, payload, message.qos, message.retain, properties)
+                mid = info.mid if message.qos else None
+        except Exception:
+            log.exception("MQTT message for %s could not be sent", message.topic)
+        finally:
+            self._outbox.sent(mid)
+
+    def _fits(self, topic: str, payload: bytes) -> bool:
+        if self._max_packet is None or len(payload) + PACKET_OVERHEAD <= self._max_packet:
+            return True
+        log.warning(
+            "%s: %d bytes are more than the broker takes (%d): not sent; lower mqtt.image_max_bytes",
+            topic,
+            len(payload),
+            self._max_packet,
+        )
+        return False
+
+
+def _do_nothing(*_args: object) -> None:
+    pass

@@ -1,0 +1,216 @@
+"""Jobs in and pictures out over MQTT: commands become jobs, events become messages."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+
+import paho.mqtt.client as paho
+
+from ...errors import BadRequest, EdgegenError, Problem, StorageError, UnknownJob
+from ...jobs.events import JobEvent
+from ...jobs.job import JOB_ID, Job, JobRequest, parse_request, peek_identity
+from ...jobs.service import JobService, new_job_id
+from ...settings import LimitSettings, MqttSettings
+from . import messages
+from .connection import Connection
+from .messages import JSON, Command, Outgoing
+from .outbox import Outbox
+from .throttle import ProgressThrottle
+from .topics import Topics
+
+log = logging.getLogger(__name__)
+REDELIVERY_DELAY_S = 30.0
+
+
+class MqttFrontend:
+    """Speaks the MQTT contract for one device.
+
+    Args:
+        service: takes jobs and tells of their events.
+        limits: bounds of what a job may ask for.
+        read_picture: a done job's picture as it should be published; None when it is gone.
+    Raises:
+        ConfigError: the password or CA file cannot be read.
+    """
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        node_name: str,
+        service: JobService,
+        limits: LimitSettings,
+        read_picture: Callable[[Job], bytes | None],
+        now: Callable[[], float] = time.time,
+        redelivery_delay_s: float = REDELIVERY_DELAY_S,
+        rng: random.Random | None = None,
+    ):
+        self.topics = Topics(settings.base, node_name)
+        self._settings = settings
+        self._service = service
+        self._limits = limits
+        self._read_picture = read_picture
+        self._now = now
+        self._redelivery_delay_s = redelivery_delay_s
+        self._throttle = ProgressThrottle()
+        self._last: Job | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+        self._outbox = Outbox()
+        self._connection = Connection(
+            settings,
+            settings.client_id or f"edgegen-{node_name}",
+            (self.topics.generate, self.topics.cancel),
+            self._availability("offline"),
+            self._outbox,
+            self._on_message,
+            self._announce,
+            rng or random.Random(),
+        )
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connection.is_up
+
+    def start(self) -> None:
+        """Listen to jobs and begin to connect; a broker that is away is tried again for ever."""
+        self._unsubscribe = self._service.subscribe(self._on_event)
+        self._connection.start()
+
+    def close(self) -> None:
+        """Say goodbye (availability offline) and stop; safe to call twice."""
+        if self._unsubscribe:
+            self._unsubscribe()
+            self._unsubscribe = None
+        self._connection.close(self._availability("offline"))
+
+    # Commands in: on the network thread
+
+    def _on_message(self, message: paho.MQTTMessage) -> None:
+        handle = {self.topics.generate: self._generate, self.topics.cancel: self._cancel}.get(message.topic)
+        if handle is None:
+            log.warning("message on %s, which we did not ask for", message.topic)
+        else:
+            command = to_command(message)
+            try:
+                handle(command)
+            except StorageError as err:
+                if message.qos:
+                    log.error(
+                        "job not stored, left unacknowledged for %g s: %s", self._redelivery_delay_s, err
+                    )
+                    self._connection.ask_redelivery(self._redelivery_delay_s)
+                    return
+                self._reject(command, err)  # nobody will send a QoS 0 command again
+            except EdgegenError as err:
+                self._reject(command, err)
+        self._connection.acknowledge(message)
+
+    def _generate(self, command: Command) -> None:
+        self._check_envelope(command)
+        request = parse_request(command.payload, self._limits, source="mqtt", new_id=new_job_id)
+        request = messages.with_properties(request, command, self.topics, self._now())
+        job = self._service.submit(request)
+        if job.request != request:
+            log.info("job %s was known already", job.id)
+        if job.state.is_final:  # a redelivery of what is over: nothing more will happen, so tell now
+            self._tell(JobEvent(job.state.value, job), request)
+
+    def _cancel(self, command: Command) -> None:
+        self._check_envelope(command)
+        job_id = read_job_id(command.payload)
+        try:
+            self._service.cancel(job_id)
+        except UnknownJob as err:
+            self._reject(command, err, job_id)
+
+    def _check_envelope(self, command: Command) -> None:
+        if command.retain:
+            raise BadRequest(
+                "retained commands are refused, they would run again at every restart: send it not retained",
+                code="retained",
+            )
+        if len(command.payload) > self._settings.max_payload:
+            raise BadRequest(
+                f"the payload has {len(command.payload)} bytes; "
+                f"at most {self._settings.max_payload} (mqtt.max_payload) are allowed",
+                code="too_large",
+            )
+
+    def _reject(self, command: Command, error: EdgegenError, job_id: str | None = None) -> None:
+        known_id, transaction = None, None
+        if len(command.payload) <= self._settings.max_payload:
+            known_id, transaction = peek_identity(command.payload)
+        status = messages.rejection(error, job_id or known_id or new_job_id(), transaction)
+        log.warning("rejected: %s", error)
+        try:
+            messages.check_reply(command, self.topics)
+            reply_to, correlation = command.response_topic, command.correlation
+        except BadRequest:
+            reply_to, correlation = None, None
+        self._put(messages.status_messages(status, self.topics, reply_to, correlation))
+
+    # Events out: on whichever thread caused them
+
+    def _on_event(self, event: JobEvent) -> None:
+        job = event.job
+        if event.kind == "running":
+            if not self._throttle.passes(job.id, event.step, event.steps, time.monotonic()):
+                return
+        else:
+            self._throttle.forget(job.id)
+        self._tell(event, job.request)
+        if event.kind == "done":
+            self._last = job
+            self._put(self._last_picture(job))
+
+    def _tell(self, event: JobEvent, request: JobRequest) -> None:
+        status = messages.status_of(event, self.topics)
+        correlation = bytes.fromhex(request.correlation) if request.correlation else None
+        self._put(messages.status_messages(status, self.topics, request.response_topic, correlation))
+
+    def _announce(self) -> None:
+        """On every CONNACK: a broker that lost its memory gets it back."""
+        if self._last is not None:
+            self._put(self._last_picture(self._last))
+        self._outbox.put(self._availability("online"), first=True)
+
+    def _last_picture(self, job: Job) -> list[Outgoing]:
+        meta = messages.to_json(messages.meta_of(job))
+        return [
+            Outgoing(self.topics.last_meta, meta, retain=True, content_type=JSON),
+            Outgoing(self.topics.last_image, lambda: self._read_picture(job), retain=True),
+        ]
+
+    def _availability(self, state: str) -> Outgoing:
+        return Outgoing(self.topics.availability, state.encode(), retain=True, content_type="text/plain")
+
+    def _put(self, outgoing: list[Outgoing]) -> None:
+        for message in outgoing:
+            self._outbox.put(message)
+
+
+def read_job_id(payload: bytes) -> str:
+    """The id in a cancel command: `{"id": "..."}` or the bare id.
+
+    Raises:
+        BadRequest: there is none.
+    """
+    job_id = peek_identity(payload)[0] or payload.decode("utf-8", "replace").strip()
+    if not JOB_ID.fullmatch(job_id):
+        message = 'must be a job id of 1 to 64 of A-Z a-z 0-9 _ . -, bare or as {"id": "..."}'
+        raise BadRequest([Problem("id", messages.shown(job_id), message)])
+    return job_id
+
+
+def to_command(message: paho.MQTTMessage) -> Command:
+    """What arrived, without paho."""
+    properties = message.properties
+    return Command(
+        payload=bytes(message.payload),
+        retain=bool(message.retain),
+        response_topic=getattr(properties, "ResponseTopic", None),
+        correlation=getattr(properties, "CorrelationData", None),
+        expiry_s=getattr(properties, "MessageExpiryInterval", None),
+    )

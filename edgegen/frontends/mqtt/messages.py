@@ -1,0 +1,174 @@
+"""What is said over MQTT, as values. Pure: no client, no clock, no disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...errors import BadRequest, EdgegenError, Problem
+from ...jobs.events import JobEvent
+from ...jobs.job import Job, JobRequest
+from .topics import Topics
+
+JSON = "application/json"
+MAX_CORRELATION_BYTES = 1024
+_SHOWN_VALUE_CHARS = 200
+
+
+@dataclass(frozen=True)
+class Command:
+    """A message as it arrived on a command topic.
+
+    Attributes:
+        response_topic, correlation, expiry_s: MQTT 5 properties; None from a 3.1.1 client.
+    """
+
+    payload: bytes
+    retain: bool = False
+    response_topic: str | None = None
+    correlation: bytes | None = None
+    expiry_s: int | None = None
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A message to be sent.
+
+    Attributes:
+        payload: bytes, or what makes them when it is this message's turn (None: send nothing).
+        qos: 1 is kept until the broker has it; 0 is dropped while the broker is away.
+    """
+
+    topic: str
+    payload: bytes | Callable[[], bytes | None]
+    qos: int = 1
+    retain: bool = False
+    content_type: str | None = None
+    correlation: bytes | None = None
+
+    @property
+    def slot(self) -> str | None:
+        """Of waiting messages with the same slot only the newest is worth sending."""
+        return self.topic if self.retain or self.qos == 0 else None
+
+
+def with_properties(request: JobRequest, command: Command, topics: Topics, now: float) -> JobRequest:
+    """The request with what MQTT 5 properties add: where to answer, and a deadline.
+
+    Raises:
+        BadRequest: a Response Topic or Correlation Data that is not allowed.
+    """
+    check_reply(command, topics)
+    deadline = request.deadline
+    if command.expiry_s is not None:
+        deadline = min(now + command.expiry_s, deadline if deadline is not None else float("inf"))
+    correlation = command.correlation.hex() if command.correlation is not None else None
+    return replace(request, deadline=deadline, response_topic=command.response_topic, correlation=correlation)
+
+
+def check_reply(command: Command, topics: Topics) -> None:
+    """Raises BadRequest when the sender asks for an answer that may not be given."""
+    problems = []
+    if command.response_topic is not None and (why := topics.response_problem(command.response_topic)):
+        problems.append(Problem("Response Topic", command.response_topic, why))
+    if command.correlation is not None and len(command.correlation) > MAX_CORRELATION_BYTES:
+        size = len(command.correlation)
+        why = f"has {size} bytes; at most {MAX_CORRELATION_BYTES} are allowed"
+        problems.append(Problem("Correlation Data", None, why))
+    if problems:
+        raise BadRequest(problems)
+
+
+def status_of(event: JobEvent, topics: Topics) -> dict[str, Any]:
+    """The status object of one event; keys without a value are left out."""
+    job = event.job
+    status: dict[str, Any] = {"id": job.id, "state": event.kind, "transaction": job.request.transaction}
+    if event.kind == "queued":
+        status |= {"place": event.place, "eta_s": _rounded(event.eta_s)}
+    elif event.kind == "running":
+        status |= {"step": event.step, "steps": event.steps, "eta_s": _rounded(event.eta_s)}
+    elif event.kind == "done":
+        status |= {"image": topics.last_image, "file": job.picture, "seed": job.seed}
+        status |= {"seconds": _rounded(job.seconds)}
+    else:
+        status |= {"code": job.code, "reason": job.reason}
+    return _without_none(status)
+
+
+def meta_of(job: Job) -> dict[str, Any]:
+    """What `last/meta` says about the picture in `last/image`."""
+    request = job.request
+    return _without_none(
+        {
+            "id": job.id,
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt or None,
+            "seed": job.seed,
+            "seconds": _rounded(job.seconds),
+            "finished": _rounded(job.finished),
+            "file": job.picture,
+            "pack": request.pack,
+            "source": request.source,
+        }
+    )
+
+
+def rejection(error: EdgegenError, job_id: str, transaction: str | None = None) -> dict[str, Any]:
+    """The status object that tells a sender what was wrong with every field."""
+    problems = [
+        _without_none({"field": p.field, "value": shown(p.value), "message": p.message})
+        for p in getattr(error, "problems", [])
+    ]
+    status = {"id": job_id, "state": "rejected", "code": error.code, "reason": str(error)}
+    return _without_none({**status, "problems": problems or None, "transaction": transaction})
+
+
+def shown(value: object) -> object:
+    """A value from outside, small and safe enough to be sent back."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float) and abs(value) < 1e15:
+        return value
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= _SHOWN_VALUE_CHARS else text[: _SHOWN_VALUE_CHARS - 1] + "…"
+
+
+def to_json(value: dict[str, Any]) -> bytes:
+    """Compact UTF-8 JSON; lone surrogates from broken senders become replacement marks."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def status_messages(
+    status: dict[str, Any], topics: Topics, response_topic: str | None, correlation: bytes | None
+) -> list[Outgoing]:
+    """One status on the job's own topic, and on the Response Topic where one was given.
+
+    Progress goes with QoS 0: the next one tells the same better.
+    """
+    qos = 0 if status["state"] == "running" else 1
+    places = [topics.status(status["id"])] + ([response_topic] if response_topic else [])
+    return [
+        Outgoing(place, to_json(status), qos=qos, content_type=JSON, correlation=correlation)
+        for place in places
+    ]
+
+
+def picture_type(data: bytes) -> str:
+    """The media type of picture bytes, by their first bytes."""
+    if data.startswith(b"\x89PNG"):
+        return "image/png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return "application/octet-stream"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def _without_none(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if value is not None}

@@ -1,0 +1,124 @@
+"""Messages that wait for the broker, in order, bounded, none of QoS 1 sent or dropped unnoticed.
+
+paho would queue too, but on a reconnect it sends all it holds at once, over the broker's
+Receive Maximum, and the broker hangs up. So paho gets a few at a time and the rest waits here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from itertools import count
+
+from .messages import Outgoing
+
+log = logging.getLogger(__name__)
+WINDOW = 10
+CAPACITY = 4096
+
+
+class Outbox:
+    """One thread takes messages out (`wait`, `pop`, `sent`); any thread puts them in.
+
+    Nothing here calls into paho, so its locks and ours never wait for each other.
+    """
+
+    def __init__(self, capacity: int = CAPACITY):
+        self._capacity = capacity
+        self._changed = threading.Condition()
+        self._waiting: OrderedDict[object, Outgoing] = OrderedDict()
+        self._ticket = count()
+        self._in_flight: set[int] = set()
+        self._early: set[int] = set()
+        self._window = WINDOW
+        self._is_sending = self._is_open = self._is_closed = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
+
+    def put(self, message: Outgoing, first: bool = False) -> None:
+        """Queue a message; QoS 0 is dropped while the broker is away."""
+        with self._changed:
+            if message.qos == 0 and not self._is_open:
+                return
+            key: object = message.slot or next(self._ticket)
+            self._waiting.pop(key, None)
+            self._waiting[key] = message
+            if first:
+                self._waiting.move_to_end(key, last=False)
+            if len(self._waiting) > self._capacity:
+                self._drop_oldest()
+            self._changed.notify_all()
+
+    def open(self, receive_maximum: int = WINDOW) -> None:
+        """The broker is there and takes `receive_maximum` unacknowledged messages."""
+        with self._changed:
+            self._window = max(1, min(WINDOW, receive_maximum))
+            self._is_open = True
+            self._changed.notify_all()
+
+    def shut(self) -> None:
+        """The broker is away: keep what must arrive, forget the rest."""
+        with self._changed:
+            self._is_open = False
+            for key in [key for key, message in self._waiting.items() if message.qos == 0]:
+                del self._waiting[key]
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wake the sender for the last time."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def wait(self) -> bool:
+        """Block until a message may be sent; False once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or self._may_send())
+            return not self._is_closed
+
+    def pop(self) -> Outgoing | None:
+        """The next message; None when the broker went away meanwhile. `sent` must follow."""
+        with self._changed:
+            if not self._may_send():
+                return None
+            self._is_sending = True
+            return self._waiting.popitem(last=False)[1]
+
+    def sent(self, mid: int | None) -> None:
+        """The popped message is with paho as `mid`, or is done with (None)."""
+        with self._changed:
+            if mid is not None and mid not in self._early:
+                self._in_flight.add(mid)
+            self._early.clear()
+            self._is_sending = False
+            self._changed.notify_all()
+
+    def acknowledged(self, mid: int) -> None:
+        """The broker has it; this may come before `sent` does."""
+        with self._changed:
+            if mid in self._in_flight:
+                self._in_flight.discard(mid)
+            elif self._is_sending:
+                self._early.add(mid)
+            self._changed.notify_all()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until all is with the broker; False when it is not in time or the broker is away."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_open or self._is_empty(), timeout_s)
+            return self._is_empty()
+
+    def _drop_oldest(self) -> None:
+        key = next((key for key, message in self._waiting.items() if not message.retain), None)
+        if key is not None:
+            dropped = self._waiting.pop(key)
+            log.error("more than %d messages wait: dropped the one for %s", self._capacity, dropped.topic)
+
+    def _may_send(self) -> bool:
+        return self._is_open and bool(self._waiting) and len(self._in_flight) < self._window
+
+    def _is_empty(self) -> bool:
+        return not (self._waiting or self._in_flight or self._is_sending)

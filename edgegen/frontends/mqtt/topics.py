@@ -1,0 +1,57 @@
+"""The topics of one device on the broker. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_TOPIC_BYTES = 512
+_COMMANDS = ("generate", "cancel")
+_OURS = ("availability", "last")
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Every topic of the device `node` below `base`."""
+
+    base: str
+    node: str
+
+    @property
+    def generate(self) -> str:
+        return f"{self.base}/{self.node}/generate"
+
+    @property
+    def cancel(self) -> str:
+        return f"{self.base}/{self.node}/cancel"
+
+    @property
+    def availability(self) -> str:
+        return f"{self.base}/{self.node}/availability"
+
+    @property
+    def last_meta(self) -> str:
+        return f"{self.base}/{self.node}/last/meta"
+
+    @property
+    def last_image(self) -> str:
+        return f"{self.base}/{self.node}/last/image"
+
+    def status(self, job_id: str) -> str:
+        return f"{self.base}/{self.node}/job/{job_id}/status"
+
+    def response_problem(self, topic: str) -> str | None:
+        """What is wrong with a Response Topic that a sender asks for; None when it is allowed.
+
+        Answers go below `<base>/` only, and never to a topic that devices read commands from or
+        announce themselves on: an answer must not start a job or speak for a device.
+        """
+        levels = topic.split("/")
+        if len(topic.encode("utf-8", "replace")) > MAX_TOPIC_BYTES:
+            return f"is longer than {MAX_TOPIC_BYTES} bytes"
+        if any(char in topic for char in "+#\0"):
+            return "holds a wildcard or NUL"
+        if not topic.startswith(f"{self.base}/"):
+            return f"must be below {self.base}/"
+        if levels[-1] in _COMMANDS or any(level in _OURS for level in levels):
+            return "must not be a command, availability or last/... topic of a device"
+        return None

@@ -1,0 +1,123 @@
+"""The engine process: the worker and everything it needs, put together.
+
+`edgegen engine` calls `run_engine`; a front that owns its engine runs `python -m edgegen.jobs.worker`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import EdgegenError
+from ..settings import MqttSettings, Settings
+from .configfile import data_dir, database_path, gallery_dir, pack_dirs, socket_path
+from .enginelock import engine_lock
+from .gallery import SUFFIXES, Gallery
+from .link import EngineLink
+from .queue import JobQueue
+from .renderer import PipelineRenderer
+from .sdnotify import SystemdNotifier
+from .wakeup import StopRequest, Wakeup
+from .wire import Message
+from .workloop import Worker
+
+log = logging.getLogger(__name__)
+
+
+def run_engine(settings: Settings) -> int:
+    """The engine process from its start to SIGTERM, SIGINT or the front's `stop`; returns its exit code.
+
+    Raises:
+        StorageError: the queue cannot be opened, or another engine works on it.
+        ConfigError: the control socket's path is too long.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by ONNX Runtime when it is imported
+    wakeup = Wakeup()
+    stop = StopRequest(wakeup)
+    stop.install()
+    with engine_lock(data_dir(settings.node)):
+        serve_queue(settings, wakeup, stop)
+    return 0
+
+
+def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
+    """Puts the parts together, top to bottom, and takes them apart again. Needs the engine's lock."""
+    notifier = SystemdNotifier()
+    queue = JobQueue(database_path(settings.node), settings.queue)
+    gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
+    tidy_up(queue, gallery)
+    link = EngineLink(socket_path(settings.node), lambda message: obey(message, wakeup, stop))
+    worker = Worker(
+        queue,
+        gallery,
+        PipelineRenderer(settings.engine, pack_dirs(settings)),
+        send=link.send,
+        wakeup=wakeup,
+        stop=stop,
+        make_publish_copy=publish_copier(settings.mqtt) if settings.mqtt.enabled else None,
+        notifier=notifier,
+        idle_unload_s=settings.engine.idle_unload_s,
+    )
+    link.start()
+    notifier.ready("idle")
+    try:
+        worker.run()
+    finally:
+        notifier.stopping()
+        link.close()
+        queue.close()
+
+
+def tidy_up(queue: JobQueue, gallery: Gallery) -> None:
+    """What an earlier engine left: its job goes back, and the gallery's index is mended."""
+    for job in queue.requeue_orphans("the engine died"):
+        log.warning("job %s was left running: it is %s now", job.id, job.state.value)
+    new, missing = gallery.reindex()
+    if new or missing:
+        log.warning("the gallery's index was mended: %d pictures found, %d gone", new, missing)
+
+
+def obey(message: Message, wakeup: Wakeup, stop: StopRequest) -> None:
+    """What the front says; its hello is a reason to look for work, too."""
+    if message["type"] == "stop":
+        stop.ask()
+    elif message["type"] in ("wake", "hello"):
+        wakeup.wake()
+
+
+def publish_copier(settings: MqttSettings) -> Callable[[Path], tuple[bytes, str]]:
+    """What makes bytes to publish of a picture file, and their suffix."""
+    from .publish import encode_for_publish
+
+    wanted, max_bytes = settings.image_format, settings.image_max_bytes
+    return lambda path: (encode_for_publish(path, wanted, max_bytes), SUFFIXES[wanted])
+
+
+def main() -> int:
+    """The engine of a front: its settings come as one line of JSON on standard input.
+
+    Standard input then stays open. When it closes, the front is gone and the engine ends.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    settings = Settings.model_validate_json(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_the_front, name="front-watch", daemon=True).start()
+    try:
+        return run_engine(settings)
+    except EdgegenError as err:
+        log.error("the engine cannot work: %s", err)
+        return err.exit_code
+
+
+def _end_with_the_front() -> None:
+    while sys.stdin.buffer.read(4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

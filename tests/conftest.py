@@ -1,0 +1,32 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import Broker
+
+
+@pytest.fixture
+def make_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
+    """Start brokers with extra lines of configuration; all are stopped at the end."""
+    brokers: list[Broker] = []
+
+    def make(extra_config: str = "") -> Broker:
+        folder = tmp_path / f"broker{len(brokers)}"
+        folder.mkdir()
+        brokers.append(Broker(folder, extra_config))
+        brokers[-1].start()
+        return brokers[-1]
+
+    yield make
+    for broker in brokers:
+        broker.stop()
+
+
+@pytest.fixture
+def broker(make_broker: Callable[..., Broker]) -> Broker:
+    return make_broker()

@@ -1,0 +1,200 @@
+"""The worker's loop over a real queue and gallery, with a painter that does what a test wants."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from PIL import Image
+
+from edgegen.errors import EngineError, OutOfMemory, StorageError
+from edgegen.jobs.gallery import Gallery
+from edgegen.jobs.job import JobRequest, JobState
+from edgegen.jobs.renderer import Drawing, Step
+from edgegen.jobs.wakeup import StopRequest, Wakeup
+from edgegen.jobs.worker import publish_copier
+from edgegen.jobs.workloop import Worker
+from edgegen.settings import MqttSettings
+
+from .conftest import request
+from .test_hub import eventually
+
+
+class Painter:
+    """A renderer of one colour; `on_step` is where tests interfere."""
+
+    def __init__(self) -> None:
+        self.on_step: Callable[[JobRequest, int], object] = lambda request, step: None
+        self.unloads = 0
+
+    def draw(self, request: JobRequest) -> Iterator[Step | Drawing]:
+        steps = request.steps or 3
+        for step in range(steps + 1):
+            yield Step(step, steps)
+            self.on_step(request, step)
+        yield Drawing(lambda path: Image.new("RGB", (16, 16), "red").save(path), seed=request.seed or 42)
+
+    def unload(self) -> None:
+        self.unloads += 1
+
+
+@pytest.fixture
+def painter() -> Painter:
+    return Painter()
+
+
+@pytest.fixture
+def said() -> list:
+    return []
+
+
+@pytest.fixture
+def make_worker(queue, tmp_path, painter, said):
+    def make(**options) -> Worker:
+        wakeup = Wakeup()
+        return Worker(
+            queue,
+            Gallery(tmp_path / "gallery", queue.database),
+            painter,
+            send=said.append,
+            wakeup=wakeup,
+            stop=StopRequest(wakeup),
+            **{"poll_s": 0.05, **options},
+        )
+
+    return make
+
+
+@pytest.fixture
+def run(make_worker, queue):
+    """Run a worker in a thread until its queue is empty, then stop it."""
+
+    def run(**options) -> None:
+        worker = make_worker(**options)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        try:
+            eventually(lambda: not queue.list(JobState.QUEUED, JobState.RUNNING))
+        finally:
+            worker._stop.ask()
+            thread.join()
+
+    return run
+
+
+def test_a_job_becomes_a_picture(run, queue, said, tmp_path):
+    queue.enqueue(request("a", seed=7, steps=2))
+    run(make_publish_copy=publish_copier(MqttSettings(image_format="jpeg")))
+    job = queue.get("a")
+    assert (job.state, job.seed, job.attempts) == (JobState.DONE, 7, 1)
+    assert (tmp_path / "gallery" / job.picture).exists()
+    assert next((tmp_path / "gallery" / ".publish").iterdir()).suffix == ".jpg"
+    assert said[:5] == [
+        {"type": "claimed", "id": "a"},
+        {"type": "step", "id": "a", "step": 0, "steps": 2},
+        {"type": "step", "id": "a", "step": 1, "steps": 2},
+        {"type": "step", "id": "a", "step": 2, "steps": 2},
+        {"type": "done", "id": "a"},
+    ]
+    assert said[5:] in ([], [{"type": "idle"}])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (
+            EngineError("the graph unet failed: bad shape"),
+            "engine_failed",
+            "the graph unet failed: bad shape",
+        ),
+        (StorageError("disk full"), "storage", "disk full"),
+        (OutOfMemory("512x512 needs 2 GB: lower it"), "out_of_memory", "512x512 needs 2 GB: lower it"),
+        (MemoryError(), "out_of_memory", "there was not enough memory: lower width and height"),
+        (ValueError("x" * 500), "internal", f"unexpected ValueError: {'x' * 200}"),
+        (RecursionError("a\nb"), "internal", "unexpected RecursionError: a b"),
+    ],
+)
+def test_no_failure_ends_the_worker(run, queue, painter, error, code, reason):
+    def fail(request, step):
+        if request.id == "bad" and step == 1:
+            raise error
+
+    painter.on_step = fail
+    queue.enqueue(request("bad"))
+    queue.enqueue(request("good"))
+    run()
+    bad = queue.get("bad")
+    assert (bad.state, bad.code, bad.reason) == (JobState.FAILED, code, reason)
+    assert queue.get("good").state == JobState.DONE
+    assert painter.unloads == (code == "out_of_memory")
+
+
+def test_cancel_is_honoured_within_a_step(run, queue, painter, said):
+    painter.on_step = lambda request, step: step == 2 and queue.cancel("a")
+    queue.enqueue(request("a", steps=50))
+    run()
+    assert queue.get("a").state == JobState.CANCELLED
+    assert [message["step"] for message in said if message["type"] == "step"] == [0, 1, 2, 3]
+
+
+def test_stopping_gives_the_job_back(make_worker, queue, painter, said):
+    worker = make_worker()
+    painter.on_step = lambda request, step: worker._stop.ask()
+    queue.enqueue(request("a"))
+    worker.run()
+    assert (queue.get("a").state, queue.get("a").attempts) == (JobState.QUEUED, 0)
+    assert said[-1] == {"type": "released", "id": "a"}
+
+
+def test_a_job_taken_away_is_not_finished(run, queue, painter, said):
+    def lose(request, step):
+        if step == 3:
+            queue.requeue_orphans()
+            queue.cancel("a")
+
+    painter.on_step = lose
+    queue.enqueue(request("a"))
+    run()
+    assert queue.get("a").state == JobState.CANCELLED
+
+
+def test_a_picture_that_cannot_be_published_is_still_done(run, queue, caplog):
+    def refuse(path):
+        raise StorageError("too large")
+
+    queue.enqueue(request("a"))
+    run(make_publish_copy=refuse)
+    assert queue.get("a").state == JobState.DONE
+    assert "cannot be published: too large" in caplog.text
+
+
+def test_idle_graphs_are_unloaded(make_worker, painter):
+    worker = make_worker(idle_unload_s=0.02)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    eventually(lambda: painter.unloads)
+    worker._stop.ask()
+    thread.join()
+
+
+def test_the_end_of_a_job_waits_for_a_disk_with_space(make_worker, queue, caplog, monkeypatch):
+    monkeypatch.setattr("edgegen.jobs.workloop.RETRY_S", 0.05)
+    worker = make_worker()
+    queue.enqueue(request("a"))
+    settled: list[int] = []
+    original = queue.finish
+
+    def finish(*args, **options):
+        settled.append(1)
+        if len(settled) < 3:
+            raise StorageError("disk full")
+        return original(*args, **options)
+
+    monkeypatch.setattr(queue, "finish", finish)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    eventually(lambda: queue.get("a").state == JobState.DONE)
+    worker._stop.ask()
+    thread.join()
+    assert caplog.text.count("is not stored yet: disk full") == 2

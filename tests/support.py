@@ -1,0 +1,71 @@
+"""What many tests need: waiting with a deadline, free ports, a real broker."""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+WAIT_S = 30.0
+
+
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> None:
+    """Poll until `condition()` is true; fail with `what` when it does not become so."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout_s:g} s: {what}")
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Broker:
+    """A real mosquitto on a loopback port, with persistence, that can be killed and started again."""
+
+    def __init__(self, folder: Path, extra_config: str = ""):
+        self.folder = folder
+        self.port = free_port()
+        self._extra_config = extra_config
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        config = self.folder / "mosquitto.conf"
+        config.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
+            f"persistence_location {self.folder}/\nautosave_interval 1\nautosave_on_changes true\n"
+            f"user {getpass.getuser()}\n"  # started by root it would become one who cannot write here
+            f"{self._extra_config}\n"
+        )
+        mosquitto = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+        assert mosquitto, "mosquitto is not installed: run tools/need_mosquitto.sh"
+        with (self.folder / "mosquitto.log").open("ab") as log:
+            self._process = subprocess.Popen([mosquitto, "-c", str(config)], stdout=log, stderr=log)
+        wait_for(self._answers, "mosquitto listens")
+
+    def stop(self, *, kill: bool = False) -> None:
+        if self._process is not None:
+            if kill:
+                self._process.kill()
+            else:
+                self._process.terminate()
+            self._process.wait(WAIT_S)
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
