@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Protocol
 
-from .jobs.configfile import data_dir, database_path, gallery_dir, socket_path
+from .jobs.configfile import data_dir, database_path, gallery_dir, run_dir, socket_path
 from .jobs.enginedesk import EngineDesk
 from .jobs.gallery import CONTENT_TYPES, SUFFIXES, Gallery
 from .jobs.hub import Hub
@@ -140,7 +140,7 @@ def front_end_builders(settings: Settings, service: JobService) -> dict[str, Bui
     def buttons() -> FrontEnd:
         from .frontends.buttons import ButtonFrontend
 
-        return ButtonFrontend(settings.buttons, service)
+        return ButtonFrontend(settings.buttons, service, run_dir=run_dir(settings.node))
 
     wanted = {"mqtt": (settings.mqtt.enabled, mqtt), "buttons": (bool(settings.buttons), buttons)}
     return {name: build for name, (is_on, build) in wanted.items() if is_on}

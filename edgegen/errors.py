@@ -117,3 +117,10 @@ class BrokerError(EdgegenError, ConnectionError):
 
     code = "broker"
     exit_code = 7
+
+
+class PinsError(EdgegenError, OSError):
+    """The GPIO pins cannot be used on this machine."""
+
+    code = "no_pins"
+    exit_code = 8

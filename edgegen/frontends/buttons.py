@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from ..errors import EdgegenError
+from ..errors import EdgegenError, PinsError
 from ..jobs.events import JobEvent
 from ..jobs.job import JobRequest, JobState
 from ..jobs.service import JobService, new_job_id
@@ -186,14 +186,14 @@ class ButtonFrontend:
         self.close()
 
     def start(self) -> None:
-        """Watch the buttons. Without pins it says what is missing, in the log and in `problems`."""
+        """Watch the buttons. One whose pins clash is told of in the log and in `problems`.
+
+        Raises:
+            PinsError: there are no pins here, or we may not use them; says what is missing.
+        """
         if not self._settings:
             return
-        try:
-            factory = self._pin_factory or open_pins(self._run_dir)
-        except Exception as err:  # noqa: BLE001  gpiozero and lgpio raise all kinds
-            self._note_problem(f"buttons do not work: {why_no_pins(err)}")
-            return
+        factory = self._pin_factory or open_pins(self._run_dir)
         for settings in self._settings.values():
             self._wire(settings, factory)
         self._recall_jobs()
@@ -217,11 +217,8 @@ class ButtonFrontend:
         try:
             self._wired[pin] = WiredButton(settings, factory, lambda: self._inbox.put(pin))
         except Exception as err:  # noqa: BLE001  gpiozero and lgpio raise all kinds
-            self._note_problem(f"button on GPIO{pin} (LED {settings.led}) does not work: {err}")
-
-    def _note_problem(self, problem: str) -> None:
-        self.problems.append(problem)
-        log.error("%s", problem)
+            self.problems.append(f"button on GPIO{pin} (LED {settings.led}) does not work: {err}")
+            log.error("%s", self.problems[-1])
 
     def _recall_jobs(self) -> None:
         """Jobs from before a restart still have their LED."""
@@ -291,17 +288,23 @@ def open_pins(run_dir: Path | None) -> Any:
 
     Without that variable gpiozero would quietly fall back to worse libraries. lgpio leaves a pipe in
     $LG_WD, or in the working directory of whoever loads it first.
+
+    Raises:
+        PinsError: says what is missing.
     """
     os.environ.setdefault("GPIOZERO_PIN_FACTORY", "lgpio")
-    with contextlib.ExitStack() as stack:
-        if run_dir is not None:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            os.environ.setdefault("LG_WD", str(run_dir))
-            stack.enter_context(contextlib.chdir(run_dir))
-        from gpiozero import Device
+    try:
+        with contextlib.ExitStack() as stack:
+            if run_dir is not None:
+                run_dir.mkdir(parents=True, exist_ok=True)
+                os.environ.setdefault("LG_WD", str(run_dir))
+                stack.enter_context(contextlib.chdir(run_dir))
+            from gpiozero import Device
 
-        Device.ensure_pin_factory()
-        return Device.pin_factory
+            Device.ensure_pin_factory()
+            return Device.pin_factory
+    except Exception as err:
+        raise PinsError(f"buttons do not work: {why_no_pins(err)}") from err
 
 
 def why_no_pins(error: Exception) -> str:

@@ -1,0 +1,41 @@
+"""The units are what systemd understands, and keep both processes locked in."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).resolve().parent.parent / "systemd"
+pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd")
+
+
+def analyze(*args: object) -> subprocess.CompletedProcess[str]:
+    command = ["systemd-analyze", "--no-pager", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_units_verify(tmp_path: Path):
+    for unit in UNITS.glob("edgegen*.*"):
+        if unit.is_file():  # the program is not installed where the device has it
+            text = unit.read_text().replace("/opt/edgegen/bin/edgegen", sys.executable)
+            (tmp_path / unit.name).write_text(text)
+    done = analyze("verify", *sorted(tmp_path.iterdir()))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("unit", "most"), [("front", 1.5), ("engine", 0.5)])
+def test_the_units_are_locked_in(unit: str, most: float):
+    threshold = round(most * 10)  # systemd counts tenths
+    path = UNITS / f"edgegen-{unit}.service"
+    done = analyze("security", "--offline=true", f"--threshold={threshold}", path)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_engine_reports_nothing_and_sees_nobody():
+    text = (UNITS / "edgegen-engine.service").read_text()
+    for line in ("Environment=ORT_DISABLE_TELEMETRY=1", "PrivateNetwork=yes", "PrivateDevices=yes"):
+        assert line in text.splitlines()
