@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from edgegen.settings import NodeSettings, Settings
 
 MIN_PREFIX = 4
-NOT_ASKED = ("source", "deadline", "transaction")  # of a request: the daemon's own, or never set here
+# What a request of the shell may say; the daemon fills in the rest.
+ASKED = frozenset("id prompt negative_prompt seed steps guidance width height sampler pack priority".split())
 DAEMON_TIMEOUT_S = 10.0
 
 
@@ -94,7 +95,7 @@ class JobAccess:
 
         if self._link is None:
             return describe_job(self._open().enqueue(request).job)
-        given = {k: v for k, v in asdict(request).items() if v is not None and k not in NOT_ASKED}
+        given = {k: v for k, v in asdict(request).items() if v is not None and k in ASKED}
         return dict(self._link.ask("submit", request=given)["job"])
 
     def cancel(self, job_id: str) -> dict[str, Any]:

@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 COLUMNS = ("NAME", "FAMILY", "PRECISION", "MB", "STEPS", "SIZE", "LICENCE")
 
 
-def pack_folders(settings: Settings) -> list[Path]:
-    """Where packs are looked for, in order: `engine.pack_dirs`, `data_dir/packs`, the built-in ones."""
-    from edgegen.pack import builtin_packs_dir
-
-    mine = [folder.expanduser() for folder in settings.engine.pack_dirs]
-    return [*mine, settings.node.data_dir.expanduser() / "packs", builtin_packs_dir()]
-
-
 def locate(name: str, settings: Settings) -> Pack:
     """The pack of that name or folder, even if its files are damaged, as long as pack.json can be read.
 
@@ -35,9 +27,10 @@ def locate(name: str, settings: Settings) -> Pack:
         UnknownPack: nothing of that name is installed.
         PackError: its pack.json cannot be read.
     """
+    from edgegen.jobs.configfile import pack_dirs
     from edgegen.pack import Pack, find_pack, read_manifest, scan_packs
 
-    folders = pack_folders(settings)
+    folders = pack_dirs(settings)
     try:
         return find_pack(name, folders)
     except PackError:
@@ -93,9 +86,10 @@ def list_(app: App, as_json: bool) -> None:
       edgegen pack list
       edgegen pack list --json | jq -r '.packs[].name'
     """
+    from edgegen.jobs.configfile import pack_dirs
     from edgegen.pack import scan_packs
 
-    packs, broken = scan_packs(pack_folders(app.settings))
+    packs, broken = scan_packs(pack_dirs(app.settings))
     default = app.settings.engine.pack
     if as_json:
         bad = [{"folder": str(folder), "reason": str(err)} for folder, err in broken.items()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from .app import App, pass_app
@@ -25,7 +27,8 @@ def run(ctx: click.Context, app: App, front_only: bool) -> None:
     """
     from edgegen.daemon import run_front
 
-    ctx.exit(run_front(app.settings, front_only=front_only))
+    log_what_happens(app)
+    ctx.exit(run_front(app.settings, with_engine=not front_only))
 
 
 @click.command()
@@ -43,4 +46,11 @@ def engine(ctx: click.Context, app: App) -> None:
     """
     from edgegen.jobs.worker import run_engine
 
+    log_what_happens(app)
     ctx.exit(run_engine(app.settings))
+
+
+def log_what_happens(app: App) -> None:
+    """A service's log tells more than a command's stderr, even without -v."""
+    if not app.verbosity:
+        logging.getLogger().setLevel(logging.INFO)

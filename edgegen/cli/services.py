@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgegen.errors import EdgegenError, PackError
+from edgegen.errors import EdgegenError, PackError, PinsError
 
 from .checks import Check
 
@@ -69,7 +69,7 @@ def check_broker(mqtt: MqttSettings) -> Check:
     try:
         reason = broker_answer(mqtt)
     except (OSError, ValueError) as err:
-        advice = "check mqtt.host, mqtt.port and mqtt.tls, and that the broker runs"
+        advice = "check mqtt.host, mqtt.port, mqtt.tls and its files, and that the broker runs"
         return Check("broker", "bad", f"{where}: {getattr(err, 'strerror', None) or err}", advice)
     if reason is None:
         advice = "is it an MQTT broker? with TLS, set mqtt.tls"
@@ -83,12 +83,15 @@ def broker_answer(mqtt: MqttSettings) -> str | None:
     """The reason in the broker's CONNACK (`Success`, `Not authorized`, ...); None: no answer in time.
 
     Raises:
-        OSError: no connection, a failed TLS handshake, an unreadable password or CA file.
+        OSError: no connection, a failed TLS handshake, an unreadable CA file.
+        ConfigError: an unreadable password file.
     """
     import secrets
 
     from paho.mqtt.client import Client
     from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+
+    from edgegen.frontends.mqtt.client import read_password
 
     said: list[str] = []
     name = f"edgegen-doctor-{secrets.token_hex(4)}"
@@ -96,7 +99,7 @@ def broker_answer(mqtt: MqttSettings) -> str | None:
     client.on_connect = lambda _c, _u, _f, reason, _p: said.append(str(reason))
     client.connect_timeout = BROKER_TIMEOUT_S
     if mqtt.username:
-        client.username_pw_set(mqtt.username, _password(mqtt))
+        client.username_pw_set(mqtt.username, read_password(mqtt.password_file))
     if mqtt.tls:
         client.tls_set(str(mqtt.ca_file.expanduser()) if mqtt.ca_file else None)
     deadline = time.monotonic() + BROKER_TIMEOUT_S
@@ -108,13 +111,6 @@ def broker_answer(mqtt: MqttSettings) -> str | None:
     return said[0] if said else None
 
 
-def _password(mqtt: MqttSettings) -> str | None:
-    if mqtt.password_file is None:
-        return None
-    lines = mqtt.password_file.expanduser().read_text(encoding="utf-8").splitlines()
-    return lines[0] if lines else ""
-
-
 def check_pins(buttons: Sequence[ButtonSettings], daemon_runs: bool) -> Check:
     """Whether the pins of the buttons can be opened; a running daemon holds them itself."""
     pins = sorted({pin for button in buttons for pin in (button.pin, button.led) if pin is not None})
@@ -124,21 +120,27 @@ def check_pins(buttons: Sequence[ButtonSettings], daemon_runs: bool) -> Check:
     if daemon_runs:
         return Check("pins", "ok", f"{said}: in the daemon's hands")
     try:
-        _open_pins(pins)
-    except ImportError as err:
-        return Check("pins", "bad", f"{said}: {err}", "install them: pip install 'edgegen[gpio]'")
+        try_pins(pins)
+    except PinsError as err:
+        return Check("pins", "bad", f"{said}: {err}")
     except Exception as err:  # noqa: BLE001 - pin libraries raise what they like
-        advice = "is this a Raspberry Pi, is the user in group gpio, does another program hold the pin?"
+        advice = "does another program hold the pin? is the user in group gpio?"
         return Check("pins", "bad", f"{said}: {str(err) or type(err).__name__}", advice)
     return Check("pins", "ok", f"{said}: free")
 
 
-def _open_pins(pins: Sequence[int]) -> None:
-    """Opens each pin as an input and lets it go."""
-    os.environ.setdefault("GPIOZERO_PIN_FACTORY", "lgpio")  # else gpiozero falls back quietly
+def try_pins(pins: Sequence[int]) -> None:
+    """Opens each pin as an input, the way the buttons do, and lets it go.
+
+    Raises:
+        PinsError: this machine has no pins, or a library for them is missing.
+    """
+    from edgegen.frontends.buttons import open_pins
+
     with tempfile.TemporaryDirectory() as folder:
-        os.environ.setdefault("LG_WD", folder)  # lgpio leaves a pipe in its working folder
+        factory = open_pins(Path(folder))
         from gpiozero import InputDevice
 
         for pin in pins:
-            InputDevice(pin, pull_up=True).close()
+            InputDevice(pin, pull_up=True, pin_factory=factory).close()
+        factory.close()
