@@ -1,19 +1,28 @@
-"""From a job's request to steps and a picture: the jobs' view of the engine's pipeline."""
+"""From a job's request to steps and a picture: the jobs' view of the engine's pipeline.
+
+Imports numpy and Pillow, so only the engine's process imports this.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ..settings import EngineSettings
+from ..engine.metadata import save_picture
+from ..engine.pipeline import Picture, TextToImage, resolve_settings
+from ..pack import Pack, find_pack
+from ..settings import EngineSettings, LimitSettings
 from .job import JobRequest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Step:
-    """`step` of `steps` is done; 0 comes before the first."""
+    """`step` of `steps` is done; 0 comes before any work."""
 
     step: int
     steps: int
@@ -21,7 +30,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture that waits to be saved, and the seed it came from."""
+    """A picture that waits to be saved at a path, and the seed it came from."""
 
     save: Callable[[Path], object]
     seed: int
@@ -30,21 +39,57 @@ class Drawing:
 class Renderer(Protocol):
     """What the worker needs of an engine."""
 
-    def draw(self, request: JobRequest) -> Iterator[Step | Drawing]:
-        """Every step, and at the end the drawing. Raises EdgegenError."""
+    def draw(self, request: JobRequest) -> Generator[Step | Drawing, None, None]:
+        """Every step, and at the end the drawing; may be closed at any step. Raises EdgegenError."""
 
     def unload(self) -> None:
         """Free what can be loaded again."""
 
 
 class PipelineRenderer:
-    def __init__(self, settings: EngineSettings, folders: tuple[Path, ...]):
+    """Keeps the pipeline of the pack that was used last.
+
+    Args:
+        folders: where packs are looked for, in order.
+        limits: bounds of what a job may ask for; the front may have checked with others.
+    """
+
+    def __init__(self, settings: EngineSettings, folders: tuple[Path, ...], limits: LimitSettings):
         self._settings = settings
         self._folders = folders
+        self._limits = limits
+        self._pipeline: TextToImage | None = None
 
-    def draw(self, request: JobRequest) -> Iterator[Step | Drawing]:
-        raise RuntimeError(request)
-        yield
+    def draw(self, request: JobRequest) -> Generator[Step | Drawing, None, None]:
+        pack = self._find_pack(request)
+        settings = resolve_settings(pack, request, self._limits)
+        for part in self._pipeline_of(pack).generate(settings):
+            if isinstance(part, Picture):
+                yield _drawing(part)
+            else:
+                yield Step(part.step, part.steps)
 
     def unload(self) -> None:
-        pass
+        if self._pipeline is not None:
+            log.info("pack %s is unloaded", self._pipeline.pack.name)
+            self._pipeline.close()
+        self._pipeline = None
+
+    def _find_pack(self, request: JobRequest) -> Pack:
+        """A job names an installed pack; only the configuration may name a folder."""
+        if request.pack:
+            return find_pack(request.pack, self._folders, allow_path=False)
+        return find_pack(self._settings.pack, self._folders)
+
+    def _pipeline_of(self, pack: Pack) -> TextToImage:
+        """The loaded pipeline when it is of this very pack, else a new one in its place."""
+        if self._pipeline is None or self._pipeline.pack != pack:
+            self.unload()  # first, for two may not fit
+            self._pipeline = TextToImage(pack, self._settings.provider, self._settings.threads)
+            choice = self._pipeline.provider
+            log.info("pack %s runs on provider %s: %s", pack.name, choice.name, choice.reason)
+        return self._pipeline
+
+
+def _drawing(picture: Picture) -> Drawing:
+    return Drawing(lambda path: save_picture(picture, path), picture.settings.seed)

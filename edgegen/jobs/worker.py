@@ -55,7 +55,7 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
     worker = Worker(
         queue,
         gallery,
-        PipelineRenderer(settings.engine, pack_dirs(settings)),
+        PipelineRenderer(settings.engine, pack_dirs(settings), settings.limits),
         send=link.send,
         wakeup=wakeup,
         stop=stop,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from ..errors import Cancelled, EdgegenError, OutOfMemory, StorageError
@@ -134,10 +135,11 @@ class Worker:
 
     def _steps(self, job: Job) -> Drawing:
         """Runs every step; between two of them the job may be cancelled or the engine stopped."""
-        for part in self._renderer.draw(job.request):
-            if isinstance(part, Drawing):
-                return part
-            self._note_step(job, part)
+        with closing(self._renderer.draw(job.request)) as parts:
+            for part in parts:
+                if isinstance(part, Drawing):
+                    return part
+                self._note_step(job, part)
         raise RuntimeError("the pipeline ended without a picture")
 
     def _note_step(self, job: Job, part: Step) -> None:

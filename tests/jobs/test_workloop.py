@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import pytest
 from PIL import Image
@@ -28,7 +28,7 @@ class Painter:
         self.on_step: Callable[[JobRequest, int], object] = lambda request, step: None
         self.unloads = 0
 
-    def draw(self, request: JobRequest) -> Iterator[Step | Drawing]:
+    def draw(self, request: JobRequest) -> Generator[Step | Drawing, None, None]:
         steps = request.steps or 3
         for step in range(steps + 1):
             yield Step(step, steps)
