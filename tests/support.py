@@ -43,7 +43,7 @@ class Broker:
     def start(self) -> None:
         config = self.folder / "mosquitto.conf"
         config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
+            f"persistence true\nallow_anonymous true\nlistener {self.port} 127.0.0.1\n"
             f"persistence_location {self.folder}/\nautosave_interval 1\nautosave_on_changes true\n"
             f"user {getpass.getuser()}\n"  # started by root it would become one who cannot write here
             f"{self._extra_config}\n"

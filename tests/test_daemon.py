@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -12,10 +13,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import paho.mqtt.client as paho
 import pytest
+from PIL import Image
 
 from edgegen.daemon import FrontEnds
+from edgegen.jobs.configfile import database_path
+from edgegen.jobs.job import Job, JobRequest, JobState
 from edgegen.jobs.link import FrontError, ShellLink
+from edgegen.jobs.queue import JobQueue
 from edgegen.settings import Settings
 
 from .jobs.test_hub import PATIENCE_S, eventually
@@ -36,7 +42,7 @@ class Appliance:
 
     def __init__(self, folder: Path, **sections):
         self.settings = Settings.model_validate(
-            {"node": {"data_dir": folder / "data", "run_dir": folder / "run"}, **sections}
+            {"node": {"data_dir": folder / "data", "run_dir": folder / "run"}, **sections},
         )
         self.process: subprocess.Popen[str] | None = None
         self.log = folder / "log"
@@ -79,7 +85,7 @@ class Appliance:
 def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="eg-", dir="/tmp"))
     yield path
-    shutil.rmtree(path)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
@@ -93,8 +99,7 @@ def make_appliance(folder):
     yield make
     for appliance in made:
         if appliance.process and appliance.process.poll() is None:
-            appliance.process.kill()
-            appliance.process.wait()
+            appliance.stop()
 
 
 def test_the_front_stays_light_and_stops_cleanly(make_appliance):
@@ -146,6 +151,190 @@ def test_systemd_hears_that_we_are_ready(make_appliance, folder, monkeypatch):
         appliance.process.send_signal(signal.SIGTERM)
         while said[-1] != "STOPPING=1":
             said.append(manager.recv(4096).decode())
+
+
+PACKS = Path(__file__).parent / "packs"
+ENGINE = {"pack": "tiny", "pack_dirs": [PACKS], "provider": "cpu", "threads": 1}
+
+
+LIMITS = {"steps": 1000}
+LONG = 300  # steps that take seconds
+
+
+def engine_pid(appliance: Appliance) -> int | None:
+    """The engine's process id, as /proc knows it."""
+    children = Path(f"/proc/{appliance.process.pid}/task")
+    found = [int(pid) for task in children.iterdir() for pid in (task / "children").read_text().split()]
+    return found[0] if found else None
+
+
+def jobs_in(appliance: Appliance) -> dict[str, Job]:
+    queue = JobQueue(database_path(appliance.settings.node))
+    try:
+        return {job.id: job for job in queue.list()}
+    finally:
+        queue.close()
+
+
+def wait_until_all_are_final(appliance: Appliance) -> dict[str, Job]:
+    eventually(lambda: all(job.state.is_final for job in jobs_in(appliance).values()), timeout_s=200)
+    return jobs_in(appliance)
+
+
+def watch_until(appliance: Appliance, wanted: str, job_id: str, act=lambda: None) -> dict:
+    """The first event of that kind of that job, after `act` has been called."""
+    with ShellLink(appliance.settings.node.run_dir / "edgegen.sock", PATIENCE_S) as shell:
+        events = shell.watch()
+        act()
+        return next(e for e in events if e["kind"] == wanted and e["job"]["id"] == job_id)
+
+
+def test_three_jobs_become_three_pictures(make_appliance):
+    appliance = make_appliance(engine=ENGINE, limits=LIMITS, mqtt={"image_format": "jpeg"})
+    appliance.start(with_engine=True)
+    for job_id in ("a", "b", "c"):
+        appliance.submit(id=job_id, seed=5)
+    done = wait_until_all_are_final(appliance)
+    assert {job.state for job in done.values()} == {JobState.DONE}, appliance.log.read_text()
+    gallery = appliance.settings.node.data_dir / "gallery"
+    pixels = []
+    for job in done.values():
+        with Image.open(gallery / job.picture) as picture:
+            assert picture.info["edgegen"]
+            pixels.append(picture.tobytes())
+    assert len(set(pixels)) == 1, "the same seed gives the same picture"
+    assert [job.seed for job in done.values()] == [5, 5, 5]
+    assert appliance.stop() == (0, "heavy: []\n"), appliance.log.read_text()
+
+
+def test_a_killed_engine_costs_an_attempt_and_no_job(make_appliance):
+    appliance = make_appliance(engine=ENGINE, limits=LIMITS)
+    appliance.start(with_engine=True)
+    running = watch_until(appliance, "running", "a", lambda: appliance.submit(id="a", steps=LONG))
+    assert running["job"]["attempts"] == 1
+    os.kill(engine_pid(appliance), signal.SIGKILL)
+    (job,) = wait_until_all_are_final(appliance).values()
+    assert (job.state, job.attempts) == (JobState.DONE, 2), appliance.log.read_text()
+    assert "was killed (SIGKILL: out of memory?)" in appliance.log.read_text()
+
+
+def test_a_job_that_always_kills_its_engine_fails(make_appliance):
+    appliance = make_appliance(engine=ENGINE, limits=LIMITS, queue={"max_attempts": 1})
+    appliance.start(with_engine=True)
+    watch_until(appliance, "running", "a", lambda: appliance.submit(id="a", steps=LONG))
+    appliance.submit(id="b")
+    os.kill(engine_pid(appliance), signal.SIGKILL)
+    jobs = wait_until_all_are_final(appliance)
+    assert (jobs["a"].state, jobs["a"].code) == (JobState.FAILED, "engine_died")
+    assert jobs["a"].reason == "the engine was killed (SIGKILL: out of memory?) (attempt 1 of 1)"
+    assert jobs["b"].state == JobState.DONE
+
+
+def test_cancelling_a_running_job(make_appliance):
+    appliance = make_appliance(engine=ENGINE, limits=LIMITS)
+    appliance.start(with_engine=True)
+    watch_until(appliance, "running", "a", lambda: appliance.submit(id="a", steps=LONG))
+    event = watch_until(appliance, "cancelled", "a", lambda: appliance.ask("cancel", id="a"))
+    assert event["job"]["reason"] == "cancelled while it ran"
+    appliance.submit(id="b")
+    assert wait_until_all_are_final(appliance)["b"].state == JobState.DONE, "the engine lives on"
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restart_in_the_middle_of_a_job_loses_nothing(make_appliance, with_signal):
+    appliance = make_appliance(engine=ENGINE, limits=LIMITS)
+    appliance.start(with_engine=True)
+    watch_until(appliance, "running", "a", lambda: appliance.submit(id="a", steps=LONG))
+    appliance.submit(id="b")
+    pid = engine_pid(appliance)
+    appliance.stop(with_signal)
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
+    jobs = jobs_in(appliance)
+    assert (jobs["a"].state, jobs["a"].attempts) == (JobState.QUEUED, 0), "given back, not blamed"
+    appliance.start(with_engine=True)
+    jobs = wait_until_all_are_final(appliance)
+    assert {job.state for job in jobs.values()} == {JobState.DONE}, appliance.log.read_text()
+    assert appliance.stop()[0] == 0
+
+
+def test_two_units_as_under_systemd(make_appliance):
+    """The engine works without a front, is found by one that comes, and its death is noticed there."""
+    appliance = make_appliance(engine=ENGINE, limits=LIMITS)
+    queue = JobQueue(database_path(appliance.settings.node))
+    queue.enqueue(JobRequest("early", "a red apple"))
+    engine = start_engine(appliance)
+    eventually(lambda: queue.get("early").state == JobState.DONE)
+    appliance.start(with_engine=False)
+    eventually(lambda: appliance.ask("status")["engine"])
+    watch_until(appliance, "running", "a", lambda: appliance.submit(id="a", steps=LONG))
+    event = watch_until(appliance, "queued", "a", engine.kill)
+    assert event["job"]["attempts"] == 1
+    engine.wait()
+    assert not appliance.ask("status")["engine"]
+    engine = start_engine(appliance)
+    assert wait_until_all_are_final(appliance)["a"].state == JobState.DONE
+    second = start_engine(appliance)
+    assert second.wait(PATIENCE_S) == 6
+    assert "another engine works on this queue" in appliance.log.read_text()
+    engine.terminate()
+    assert engine.wait(PATIENCE_S) == 0
+    queue.close()
+
+
+def start_engine(appliance: Appliance) -> subprocess.Popen[bytes]:
+    """An engine that is not the front's child."""
+    engine = subprocess.Popen(
+        [sys.executable, "-m", "edgegen.jobs.worker"],
+        stdin=subprocess.PIPE,
+        stderr=appliance.log.open("a"),
+        cwd=Path(__file__).parent.parent,
+    )
+    engine.stdin.write(appliance.settings.model_dump_json().encode() + b"\n")
+    engine.stdin.flush()
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "reason"),
+    [
+        ({"pack": "tinny"}, "unknown_pack", "Did you mean 'tiny'?"),
+        ({"width": 9}, "bad_request", "width: 9 is not allowed"),
+    ],
+)
+def test_what_only_the_engine_can_refuse(make_appliance, asked, code, reason):
+    appliance = make_appliance(engine=ENGINE, limits=LIMITS)
+    appliance.start(with_engine=True)
+    appliance.submit(id="a", **asked)
+    job = wait_until_all_are_final(appliance)["a"]
+    assert (job.state, job.code) == (JobState.FAILED, code)
+    assert reason in job.reason
+
+
+def test_a_picture_over_mqtt(make_appliance, broker, folder):
+    """The whole way of one job: command, statuses, and the bytes the engine prepared."""
+    got: dict[str, bytes] = {}
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    client.on_message = lambda client, data, message: got.update({message.topic: message.payload})
+    client.connect("127.0.0.1", broker.port)
+    client.subscribe("edgegen/#", 1)
+    client.loop_start()
+    mqtt = {"enabled": True, "host": "127.0.0.1", "port": broker.port, "image_format": "webp"}
+    appliance = make_appliance(
+        engine=ENGINE,
+        limits=LIMITS,
+        mqtt=mqtt,
+        node={"name": "kiosk", "data_dir": folder / "data", "run_dir": folder / "run"},
+    )
+    appliance.start(with_engine=True)
+    eventually(lambda: got.get("edgegen/kiosk/availability") == b"online")
+    client.publish("edgegen/kiosk/generate", '{"id": "a", "prompt": "a red apple"}', qos=1)
+    eventually(lambda: b'"done"' in got.get("edgegen/kiosk/job/a/status", b""), timeout_s=200)
+    eventually(lambda: "edgegen/kiosk/last/image" in got)
+    with Image.open(io.BytesIO(got["edgegen/kiosk/last/image"])) as image:
+        assert image.format == "WEBP"
+    assert appliance.stop() == (0, "heavy: []\n"), appliance.log.read_text()
+    eventually(lambda: got["edgegen/kiosk/availability"] == b"offline")
+    client.loop_stop()
 
 
 class Fickle:

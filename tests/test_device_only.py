@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NEVER_ON_A_DEVICE = (
-    "torch diffusers transformers onnx onnxscript onnx_ir tokenizers safetensors huggingface_hub"
-).split()
+NEVER_ON_A_DEVICE = [
+    *("torch", "diffusers", "transformers", "safetensors", "huggingface_hub"),
+    *("onnx", "onnxscript", "onnx_ir", "tokenizers"),
+]
 
 GENERATE = """
 import json, runpy, sys

@@ -58,7 +58,8 @@ def test_presses_become_jobs_of_that_buttons_prompts(pins, service):
     assert (jobs[1].request.steps, jobs[1].request.pack) == (4, "pocket")
 
 
-def test_nothing_happens_before_the_finger_leaves(pins, service):
+def test_nothing_happens_before_the_finger_leaves(pins, service, monkeypatch):
+    monkeypatch.setattr(buttons, "STUCK_AFTER_S", 0.5)  # closing waits for a hold to end
     with ButtonFrontend((PORTRAIT,), service, pins):
         pins.pin(17).drive_low()
     assert service.jobs() == []

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 FAREWELL_TIMEOUT_S = 3.0
 STABLE_AFTER_S = 10.0
+BAD_LOGIN = (0x86, 0x87)
 SESSION_TAKEN_OVER = 0x8E
 SHORT_LIVES_ARE_A_CLASH = 3  # mosquitto before 2.0.12 does not say that a session was taken over
 PACKET_OVERHEAD = 1024  # topic and properties beside a payload, generously
@@ -41,7 +42,7 @@ class Connection:
         topics: subscribed at QoS 1 on every CONNACK; with retained messages flagged as such.
         will: what the broker says when we vanish.
         on_message: gets every message on our network thread; acknowledges by `acknowledge`.
-        on_up: called on every CONNACK, before anything of the outbox is sent.
+        on_up: called whenever connected and subscribed, before anything of the outbox is sent.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Connection:
         self._up_since: float | None = None
         self._redeliver_at: float | None = None
         self._max_packet: int | None = None
+        self._receive_maximum = WINDOW
         self._told: str | None = None
         self._short_lives = 0
         self._client = make_client(settings, client_id, will)
@@ -163,18 +165,20 @@ class Connection:
     ) -> None:
         try:
             if reason_code.is_failure:
-                self._tell(f"refuses us: {reason_code}. Check mqtt.username and mqtt.password_file")
+                hint = (
+                    ": check mqtt.username and mqtt.password_file" if reason_code.value in BAD_LOGIN else ""
+                )
+                self._tell(f"refuses us ({reason_code}){hint}")
                 return
             self._tell("connected", logging.INFO)
             self._up_since = time.monotonic()
             self._max_packet = getattr(properties, "MaximumPacketSize", None)
+            self._receive_maximum = getattr(properties, "ReceiveMaximum", WINDOW)
             # retainAsPublished: a command sent with the retain flag shows it, and is refused.
             options = SubscribeOptions(
                 qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
             )
             client.subscribe([(topic, options) for topic in self._topics])
-            self._on_up()
-            self._outbox.open(getattr(properties, "ReceiveMaximum", WINDOW))
         except Exception:
             log.exception("MQTT: after CONNACK")
 
@@ -186,9 +190,15 @@ class Connection:
         reason_codes: list[ReasonCode],
         _properties: Properties | None,
     ) -> None:
-        for topic, code in zip(self._topics, reason_codes, strict=False):
-            if code.is_failure:
-                log.error("broker %s does not let us read %s: %s", self._where, topic, code)
+        """Only now commands reach us, so only now we say that we are online."""
+        try:
+            for topic, code in zip(self._topics, reason_codes, strict=False):
+                if code.is_failure:
+                    log.error("broker %s does not let us read %s: %s", self._where, topic, code)
+            self._on_up()
+            self._outbox.open(self._receive_maximum)
+        except Exception:
+            log.exception("MQTT: after SUBACK")
 
     def _on_disconnect(
         self,

@@ -171,7 +171,7 @@ class MqttFrontend:
         self._put(messages.status_messages(status, self.topics, request.response_topic, correlation))
 
     def _announce(self) -> None:
-        """On every CONNACK: a broker that lost its memory gets it back."""
+        """After every CONNACK: a broker that lost its memory gets it back."""
         if self._last is not None:
             self._put(self._last_picture(self._last))
         self._outbox.put(self._availability("online"), first=True)

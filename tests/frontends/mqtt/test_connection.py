@@ -1,8 +1,10 @@
 """Brokers go and come back; nothing is lost."""
 
 import logging
+import shutil
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +97,27 @@ def test_wrong_password_is_named_and_a_right_one_works(tmp_path, make_broker, ma
     house.close()
     secret.write_text("right\nnot this line")
     make_house(broker.port, username="shop", password_file=secret)
+
+
+def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A self-signed certificate of 127.0.0.1 and its key."""
+    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+    names = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names, *files]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to make certificates with")
+def test_tls_trusts_the_ca_file_and_nobody_else(tmp_path, make_broker, make_house, caplog):
+    certificate, key = make_certificate(tmp_path, "broker")
+    stranger, _ = make_certificate(tmp_path, "stranger")
+    broker = make_broker(f"certfile {certificate}\nkeyfile {key}")
+    house = make_house(broker.port, wait=False, tls=True, ca_file=stranger)
+    wait_for(lambda: "certificate verify failed" in caplog.text, "the stranger is not trusted")
+    house.close()
+    make_house(broker.port, tls=True, ca_file=certificate)
 
 
 def test_two_devices_of_one_name_are_told(broker, make_house, caplog):

@@ -1,0 +1,159 @@
+"""How the shell reaches the jobs: through the daemon while it runs, else straight in the database.
+
+Looking always reads the database, which is the truth and may be read at any time. Changes go through
+the daemon, so that it wakes the engine and tells MQTT; without one they wait in the database for it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgegen.errors import BadRequest, Problem, UnknownJob
+
+if TYPE_CHECKING:
+    from edgegen.jobs.job import Job, JobRequest, JobState
+    from edgegen.jobs.link import ShellLink
+    from edgegen.jobs.queue import JobQueue
+    from edgegen.settings import NodeSettings, Settings
+
+MIN_PREFIX = 4
+# What a request of the shell may say; the daemon fills in the rest.
+ASKED = frozenset("id prompt negative_prompt seed steps guidance width height sampler pack priority".split())
+DAEMON_TIMEOUT_S = 10.0
+
+
+def connect(node: NodeSettings) -> ShellLink:
+    """A link to the running daemon.
+
+    Raises:
+        FrontError: it does not run, or does not answer.
+    """
+    from edgegen.jobs.configfile import socket_path
+    from edgegen.jobs.link import ShellLink
+
+    return ShellLink(socket_path(node), DAEMON_TIMEOUT_S)
+
+
+class JobAccess:
+    """The jobs of one device; a context manager that closes what it opened.
+
+    Attributes:
+        daemon: what the daemon says of itself, None when none answers; `absence` then says why.
+    """
+
+    def __init__(self, settings: Settings):
+        from edgegen.jobs.link import FrontError
+
+        self._settings = settings
+        self._queue: JobQueue | None = None
+        self._link: ShellLink | None = None
+        self.daemon: dict[str, Any] | None = None
+        self.absence = ""
+        try:
+            self._link = connect(settings.node)
+            self.daemon = self._link.ask("status")
+        except FrontError as err:
+            self.absence = str(err)
+            self.close()
+
+    def __enter__(self) -> JobAccess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        if self._queue is not None:
+            self._queue.close()
+        if self._link is not None:
+            self._link.close()
+        self._queue = self._link = None
+
+    @property
+    def source(self) -> str:
+        """`daemon` or `database`: which of them answers."""
+        return "database" if self._link is None else "daemon"
+
+    @property
+    def database_path(self) -> Path:
+        from edgegen.jobs.configfile import database_path
+
+        return database_path(self._settings.node)
+
+    def submit(self, request: JobRequest) -> dict[str, Any]:
+        """Commit a job; returns it as `describe_job` does.
+
+        Raises:
+            QueueFull, BadRequest: as many wait as may.
+            StorageError: it could not be written.
+        """
+        from dataclasses import asdict
+
+        from edgegen.jobs.shell import describe_job
+
+        if self._link is None:
+            return describe_job(self._open().enqueue(request).job)
+        given = {k: v for k, v in asdict(request).items() if v is not None and k in ASKED}
+        return dict(self._link.ask("submit", request=given)["job"])
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job by its id, or by a prefix of at least 4 letters that only one active job has.
+
+        Raises:
+            UnknownJob: no such job. BadRequest: several.
+        """
+        from edgegen.jobs.shell import describe_job
+
+        full_id = self.resolve(job_id)
+        if self._link is None:
+            return describe_job(self._open().cancel(full_id))
+        return dict(self._link.ask("cancel", id=full_id)["job"])
+
+    def resolve(self, text: str) -> str:
+        """The id that `text` is, or is the start of."""
+        if self._is_empty():
+            raise UnknownJob(f"no job {text!r} is known here: there are no jobs yet")
+        try:
+            return self._open().get(text).id
+        except UnknownJob:
+            near = [job.id for job in self.jobs(*active_states()) if job.id.startswith(text)]
+            if len(text) < MIN_PREFIX or not near:
+                raise
+        if len(near) > 1:
+            raise BadRequest([Problem("id", text, f"{text} fits {', '.join(near)}; give more of it")])
+        return near[0]
+
+    def jobs(self, *states: JobState, limit: int = 1_000_000) -> list[Job]:
+        """Running jobs, then waiting ones by turn, then finished ones, newest first."""
+        return [] if self._is_empty() else self._open().list(*states, limit=limit)
+
+    def counts(self) -> dict[str, int]:
+        """Jobs by state."""
+        from edgegen.jobs.job import JobState
+
+        if self._is_empty():
+            return {state.value: 0 for state in JobState}
+        return {state.value: count for state, count in self._open().counts().items()}
+
+    def place(self, job_id: str) -> int | None:
+        """1 is next; None for a job that does not wait."""
+        return None if self._is_empty() else self._open().place(job_id)
+
+    def _is_empty(self) -> bool:
+        """Looking must not make the file: it would belong to whoever looked first."""
+        return self._queue is None and not self.database_path.exists()
+
+    def _open(self) -> JobQueue:
+        from edgegen.jobs.queue import JobQueue
+
+        if self._queue is None:
+            self._queue = JobQueue(self.database_path, self._settings.queue)
+        return self._queue
+
+
+def active_states() -> tuple[JobState, ...]:
+    from edgegen.jobs.job import JobState
+
+    return JobState.RUNNING, JobState.QUEUED

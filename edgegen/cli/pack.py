@@ -1,0 +1,197 @@
+"""`edgegen pack`: what is installed, what is in it, and whether its files are intact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgegen.errors import PackError
+
+from .app import App, fail, pass_app
+from .output import coloured, complain, megabytes, printable, say, say_json, shorten, table
+
+if TYPE_CHECKING:
+    from edgegen.pack import Pack
+    from edgegen.settings import Settings
+
+COLUMNS = ("NAME", "FAMILY", "PRECISION", "MB", "STEPS", "SIZE", "LICENCE")
+
+
+def locate(name: str, settings: Settings) -> Pack:
+    """The pack of that name or folder, even if its files are damaged, as long as pack.json can be read.
+
+    Raises:
+        UnknownPack: nothing of that name is installed.
+        PackError: its pack.json cannot be read.
+    """
+    from edgegen.jobs.configfile import pack_dirs
+    from edgegen.pack import Pack, find_pack, read_manifest, scan_packs
+
+    folders = pack_dirs(settings)
+    try:
+        return find_pack(name, folders)
+    except PackError:
+        broken = [Path(name).expanduser()] if "/" in name else list(scan_packs(folders)[1])
+        for folder in broken:
+            if folder.is_dir() and (folder.name == name or "/" in name):
+                return Pack(folder, read_manifest(folder))
+        raise
+
+
+def precision(pack: Pack) -> str:
+    """`int8`, or `fp16+int8` where the graphs differ."""
+    return "+".join(sorted({graph.precision for graph in pack.manifest.graphs.values()}))
+
+
+def summary(pack: Pack, default_name: str) -> dict[str, Any]:
+    """One pack as `pack list --json` gives it."""
+    manifest = pack.manifest
+    return {
+        "name": pack.name,
+        "title": manifest.title,
+        "default": pack.name == default_name,
+        "family": manifest.family,
+        "precision": precision(pack),
+        "bytes": pack.size_bytes,
+        "defaults": manifest.defaults.model_dump(),
+        "min_ram_mb": manifest.min_ram_mb,
+        "licence": manifest.licence,
+        "folder": str(pack.folder),
+    }
+
+
+@click.group()
+def pack() -> None:
+    """Packs: the graphs, tokenizer and manifest that make pictures.
+
+    \b
+    Examples:
+      edgegen pack list
+      edgegen pack show pocket
+      edgegen pack verify ./my-pack
+    """
+
+
+@pack.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@pass_app
+def list_(app: App, as_json: bool) -> None:
+    """List installed packs; * marks the one jobs get that name none.
+
+    \b
+    Examples:
+      edgegen pack list
+      edgegen pack list --json | jq -r '.packs[].name'
+    """
+    from edgegen.jobs.configfile import pack_dirs
+    from edgegen.pack import scan_packs
+
+    packs, broken = scan_packs(pack_dirs(app.settings))
+    default = app.settings.engine.pack
+    if as_json:
+        bad = [{"folder": str(folder), "reason": str(err)} for folder, err in broken.items()]
+        say_json({"packs": [summary(p, default) for p in packs], "broken": bad})
+        return
+    for line in table(COLUMNS, (_row(p, default) for p in packs), right=("MB", "STEPS")):
+        say(line)
+    for err in broken.values():
+        complain(err)
+
+
+def _row(pack: Pack, default: str) -> list[str]:
+    manifest = pack.manifest
+    return [
+        f"{pack.name}{' *' if pack.name == default else ''}",
+        manifest.family,
+        precision(pack),
+        megabytes(pack.size_bytes),
+        str(manifest.defaults.steps),
+        f"{manifest.defaults.width}x{manifest.defaults.height}",
+        shorten(manifest.licence, 30),
+    ]
+
+
+@pack.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole pack.json.")
+@pass_app
+def show(app: App, name: str | None, as_json: bool) -> None:
+    """Show one pack: NAME, or a folder (with a /). Default: the configured one.
+
+    \b
+    Examples:
+      edgegen pack show
+      edgegen pack show pocket
+      edgegen pack show ./my-pack --json
+    """
+    found = locate(name or app.settings.engine.pack, app.settings)
+    if as_json:
+        say_json({"folder": str(found.folder), **found.manifest.model_dump(mode="json")})
+        return
+    for key, value in _facts(found):
+        say(f"{key:<13}{printable(value)}")
+    for key, value in _flat(found.manifest.evaluation, "evaluation"):
+        say(f"{key}: {printable(value)}")
+    for key, value in _flat(found.manifest.provenance, "provenance"):
+        say(f"{key}: {printable(value)}")
+
+
+def _facts(pack: Pack) -> Iterable[tuple[str, str]]:
+    m = pack.manifest
+    d, s = m.defaults, m.sizes
+    yield "name", pack.name
+    yield "title", m.title
+    yield "folder", str(pack.folder)
+    yield "family", f"{m.family}, {m.prediction_type}, made for {m.target}"
+    yield "size on disk", f"{megabytes(pack.size_bytes)} MB"
+    yield "needs", f"{m.min_ram_mb} MB of memory" if m.min_ram_mb else "memory not measured"
+    yield "default", f"{d.width}x{d.height}, {d.steps} steps of {d.sampler}, guidance {d.guidance:g}"
+    yield "sizes", f"{s.min} to {s.max} in steps of {s.multiple}"
+    yield "licence", m.licence
+    for role, graph in m.graphs.items():
+        size = sum(entry.bytes for entry in graph.files.values())
+        yield "graph", f"{role}: {graph.file}, {graph.precision}, {megabytes(size)} MB"
+
+
+def _flat(value: Any, key: str) -> Iterable[tuple[str, str]]:
+    if isinstance(value, dict):
+        for inner, item in value.items():
+            yield from _flat(item, f"{printable(key)}.{printable(inner)}")
+    else:
+        yield key, str(value)
+
+
+@pack.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@pass_app
+def verify(app: App, name: str | None, as_json: bool) -> None:
+    """Check every file of a pack against the SHA-256 in its manifest; exit 3 if one is bad.
+
+    NAME is an installed pack or a folder (with a /). Default: the configured one.
+
+    \b
+    Examples:
+      edgegen pack verify
+      edgegen pack verify ./my-pack
+      edgegen pack verify pocket --json
+    """
+    found = locate(name or app.settings.engine.pack, app.settings)
+    results = []
+    for path, problem in found.check_files():
+        results.append({"file": path, "ok": problem is None, "problem": problem})
+        if not as_json:
+            word = coloured("OK ", "ok") if problem is None else coloured("BAD", "bad")
+            say(f"{word}  {printable(problem or path)}")
+    bad = [r for r in results if not r["ok"]]
+    if as_json:
+        say_json({"name": found.name, "folder": str(found.folder), "ok": not bad, "files": results})
+    if bad:
+        fail(
+            PackError(
+                f"pack {found.name}: {len(bad)} of {len(results)} files are bad; install the pack again"
+            )
+        )

@@ -1,0 +1,56 @@
+"""`edgegen run` and `edgegen engine`: the two processes of the appliance."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from .app import App, pass_app
+
+
+@click.command()
+@click.option("--front-only", is_flag=True, help="Only the front: MQTT, buttons and queue; no engine.")
+@pass_app
+@click.pass_context
+def run(ctx: click.Context, app: App, front_only: bool) -> None:
+    """Run the daemon until it is told to stop (Ctrl-C or SIGTERM).
+
+    It takes jobs from MQTT, buttons and `edgegen queue add`, and starts and watches the engine.
+    With --front-only, start the engine yourself with `edgegen engine`, as the systemd units do.
+
+    \b
+    Examples:
+      edgegen run
+      edgegen --config /etc/edgegen/config.toml run --front-only
+      EDGEGEN_MQTT__ENABLED=true edgegen -v run
+    """
+    from edgegen.daemon import run_front
+
+    log_what_happens(app)
+    ctx.exit(run_front(app.settings, with_engine=not front_only))
+
+
+@click.command()
+@pass_app
+@click.pass_context
+def engine(ctx: click.Context, app: App) -> None:
+    """Run the engine alone: claim jobs from the queue and make their pictures.
+
+    `edgegen run` starts one by itself; this is for a unit of its own beside `edgegen run --front-only`.
+
+    \b
+    Examples:
+      edgegen engine
+      edgegen --config /etc/edgegen/config.toml engine
+    """
+    from edgegen.jobs.worker import run_engine
+
+    log_what_happens(app)
+    ctx.exit(run_engine(app.settings))
+
+
+def log_what_happens(app: App) -> None:
+    """A service's log tells more than a command's stderr, even without -v."""
+    if not app.verbosity:
+        logging.getLogger().setLevel(logging.INFO)

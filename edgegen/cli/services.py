@@ -1,0 +1,146 @@
+"""What `edgegen doctor` asks of others: ONNX Runtime, the pack, the broker, the pins."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgegen.errors import EdgegenError, PackError, PinsError
+
+from .checks import Check
+
+if TYPE_CHECKING:
+    from edgegen.settings import ButtonSettings, EngineSettings, MqttSettings, NodeSettings, Settings
+
+BROKER_TIMEOUT_S = 5.0
+
+
+def check_pack(settings: Settings) -> tuple[Check, int]:
+    """Whether the configured pack's files match their hashes, and the memory it needs in MB (0: unknown)."""
+    from .pack import locate
+
+    try:
+        pack = locate(settings.engine.pack, settings)
+        bad = [problem for _, problem in pack.check_files() if problem]
+    except PackError as err:
+        return Check("pack", "bad", str(err), "set engine.pack to one of `edgegen pack list`"), 0
+    needs = pack.manifest.min_ram_mb
+    if bad:
+        return Check("pack", "bad", f"{pack.name}: {'; '.join(bad)}", "install the pack again"), needs
+    return Check("pack", "ok", f"{pack.name} in {pack.folder}: all files intact"), needs
+
+
+def check_provider(engine: EngineSettings) -> Check:
+    """Which execution provider would run, and why."""
+    from edgegen.engine.providers import choose_provider
+
+    try:
+        choice = choose_provider(engine.provider)
+    except EdgegenError as err:
+        return Check("provider", "bad", str(err), "set engine.provider to auto, or install what it needs")
+    return Check("provider", "ok", f"{choice.name}: {choice.reason}")
+
+
+def check_daemon(node: NodeSettings) -> tuple[Check, bool]:
+    """Whether the daemon answers on its socket, with or without an engine."""
+    from edgegen.jobs.link import FrontError
+
+    from .access import connect
+
+    try:
+        with connect(node) as link:
+            told = link.ask("status")
+    except FrontError as err:
+        return Check("daemon", "warn", str(err), "start it: edgegen run, or systemctl start edgegen"), False
+    said = f"running, version {told.get('version')}"
+    if not told.get("engine"):
+        return Check("daemon", "warn", f"{said}, but no engine", "it may be starting; see the log"), True
+    return Check("daemon", "ok", f"{said}, engine ready"), True
+
+
+def check_broker(mqtt: MqttSettings) -> Check:
+    """Connects and logs in under a client id of its own, so that a running daemon keeps its session."""
+    where = f"{mqtt.host}:{mqtt.port}"
+    if not mqtt.enabled:
+        return Check("broker", "ok", "mqtt is not enabled")
+    try:
+        reason = broker_answer(mqtt)
+    except (OSError, ValueError) as err:
+        advice = "check mqtt.host, mqtt.port, mqtt.tls and its files, and that the broker runs"
+        return Check("broker", "bad", f"{where}: {getattr(err, 'strerror', None) or err}", advice)
+    if reason is None:
+        advice = "is it an MQTT broker? with TLS, set mqtt.tls"
+        return Check("broker", "bad", f"{where}: no answer in {BROKER_TIMEOUT_S:g} s", advice)
+    if reason != "Success":
+        return Check("broker", "bad", f"{where}: {reason}", "check mqtt.username and mqtt.password_file")
+    return Check("broker", "ok", f"{where}: connected, login accepted")
+
+
+def broker_answer(mqtt: MqttSettings) -> str | None:
+    """The reason in the broker's CONNACK (`Success`, `Not authorized`, ...); None: no answer in time.
+
+    Raises:
+        OSError: no connection, a failed TLS handshake, an unreadable CA file.
+        ConfigError: an unreadable password file.
+    """
+    import secrets
+
+    from paho.mqtt.client import Client
+    from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+
+    from edgegen.frontends.mqtt.client import read_password
+
+    said: list[str] = []
+    name = f"edgegen-doctor-{secrets.token_hex(4)}"
+    client = Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5)
+    client.on_connect = lambda _c, _u, _f, reason, _p: said.append(str(reason))
+    client.connect_timeout = BROKER_TIMEOUT_S
+    if mqtt.username:
+        client.username_pw_set(mqtt.username, read_password(mqtt.password_file))
+    if mqtt.tls:
+        client.tls_set(str(mqtt.ca_file.expanduser()) if mqtt.ca_file else None)
+    deadline = time.monotonic() + BROKER_TIMEOUT_S
+    client.connect(mqtt.host, mqtt.port)
+    while not said and time.monotonic() < deadline:
+        if client.loop(0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS and not said:
+            raise ConnectionError("the broker closed the connection")
+    client.disconnect()
+    return said[0] if said else None
+
+
+def check_pins(buttons: Sequence[ButtonSettings], daemon_runs: bool) -> Check:
+    """Whether the pins of the buttons can be opened; a running daemon holds them itself."""
+    pins = sorted({pin for button in buttons for pin in (button.pin, button.led) if pin is not None})
+    if not pins:
+        return Check("pins", "ok", "no buttons are configured")
+    said = f"GPIO {', '.join(map(str, pins))}"
+    if daemon_runs:
+        return Check("pins", "ok", f"{said}: in the daemon's hands")
+    try:
+        try_pins(pins)
+    except PinsError as err:
+        return Check("pins", "bad", f"{said}: {err}")
+    except Exception as err:  # noqa: BLE001 - pin libraries raise what they like
+        advice = "does another program hold the pin? is the user in group gpio?"
+        return Check("pins", "bad", f"{said}: {str(err) or type(err).__name__}", advice)
+    return Check("pins", "ok", f"{said}: free")
+
+
+def try_pins(pins: Sequence[int]) -> None:
+    """Opens each pin as an input, the way the buttons do, and lets it go.
+
+    Raises:
+        PinsError: this machine has no pins, or a library for them is missing.
+    """
+    from edgegen.frontends.buttons import open_pins
+
+    with tempfile.TemporaryDirectory() as folder:
+        factory = open_pins(Path(folder))
+        from gpiozero import InputDevice
+
+        for pin in pins:
+            InputDevice(pin, pull_up=True, pin_factory=factory).close()
+        factory.close()
