@@ -14,7 +14,9 @@ def _default_work() -> Path:
 
 
 @click.group()
-@click.option("--work", type=click.Path(path_type=Path), default=_default_work, help="Folder for data and checkpoints.")
+@click.option(
+    "--work", type=click.Path(path_type=Path), default=_default_work, help="Folder for data and checkpoints."
+)
 @click.option("--threads", type=click.IntRange(1, 256), default=os.cpu_count(), help="CPU threads.")
 @click.pass_context
 def main(context: click.Context, work: Path, threads: int) -> None:
@@ -42,8 +44,12 @@ def data(work: Path) -> None:
 
 @main.command()
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True)
-@click.option("--decoder-only", is_flag=True, help="Keep the encoder, so that latents already made stay valid.")
-@click.option("--crop", type=click.IntRange(64, 256), default=96, show_default=True, help="Side of the crops in pixels.")
+@click.option(
+    "--decoder-only", is_flag=True, help="Keep the encoder, so that latents already made stay valid."
+)
+@click.option(
+    "--crop", type=click.IntRange(64, 256), default=96, show_default=True, help="Side of the crops in pixels."
+)
 @click.option("--lr", type=float, default=1.5e-3, show_default=True)
 @click.pass_obj
 def autoencoder(work: Path, minutes: float, decoder_only: bool, crop: int, lr: float) -> None:
@@ -57,7 +63,9 @@ def autoencoder(work: Path, minutes: float, decoder_only: bool, crop: int, lr: f
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=240.0, show_default=True)
 @click.option("--batch", type=click.IntRange(1, 1024), default=16, show_default=True)
 @click.option("--lr", type=float, default=1e-3, show_default=True)
-@click.option("--cool-down", is_flag=True, help="Let the learning rate fall to zero: the last run before a release.")
+@click.option(
+    "--cool-down", is_flag=True, help="Let the learning rate fall to zero: the last run before a release."
+)
 @click.option("--everything", is_flag=True, help="Learn all emoji, not only the core ones.")
 @click.pass_obj
 def denoiser(work: Path, minutes: float, batch: int, lr: float, cool_down: bool, everything: bool) -> None:

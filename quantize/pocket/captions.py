@@ -10,12 +10,12 @@ from .data import Emoji
 from .palette import BACKGROUNDS
 
 COLOURS_EACH = 6  # every emoji is seen on white and on five more: the other crossings stay unseen
-_WITH_COLOUR = (
-    ("{thing} on a {colour} background", 5),
-    ("{thing} on {colour}", 2),
-    ("{thing}, {colour} background", 2),
-    ("{colour} background, {thing}", 1),
-)
+_WITH_COLOUR = {  # form: how often
+    "{thing} on a {colour} background": 5,
+    "{thing} on {colour}": 2,
+    "{thing}, {colour} background": 2,
+    "{colour} background, {thing}": 1,
+}
 _PLAIN_COLOUR = "white"  # words that name no background get a white one
 
 
@@ -49,5 +49,5 @@ def random_caption(emoji: Emoji, colour: str, aliases: tuple[str, ...], rng: ran
         thing = f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
     if colour == _PLAIN_COLOUR and rng.random() < 0.5:
         return thing
-    forms, weights = zip(*_WITH_COLOUR, strict=True)
-    return rng.choices(forms, weights)[0].format(thing=thing, colour=colour)
+    form = rng.choices(list(_WITH_COLOUR), list(_WITH_COLOUR.values()))[0]
+    return form.format(thing=thing, colour=colour)

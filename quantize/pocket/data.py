@@ -21,9 +21,7 @@ from PIL import Image
 
 PICTURES_PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
 PICTURES_TARBALL = "lobehub-fluent-emoji-3d-1.1.0.tgz"
-PICTURES_SHA512 = (
-    "Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g=="
-)
+PICTURES_SHA512 = "Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g=="
 SIZE = 256
 _SYMBOLS_KEPT = (" circle", " square")
 _FACES = {
@@ -40,12 +38,8 @@ _FACES = {
     "smiling face with heart-eyes",
     "pile of poo",
 }
-_DULL = set(
-    "briefs bikini pager razor cigarette label link hole zzz breast-feeding technologist ledger receipt dvd "
-    "videocassette trackball hook placard clamp alembic plunger crutch coffin headstone e-mail wastebasket "
-    "elevator unlocked metro tram trolleybus minibus motorway construction foggy fog brick seat station "
-    "softball lacrosse badminton leg foot tongue mouth child merperson troll judge guard mage bank hotel "
-    "fleur-de-lis joker knot chains moai shower socks shorts sari".split()
+_DULL = frozenset(
+    ["briefs", "bikini", "pager", "razor", "cigarette", "label", "link", "hole", "zzz", "breast-feeding", "technologist", "ledger", "receipt", "dvd", "videocassette", "trackball", "hook", "placard", "clamp", "alembic", "plunger", "crutch", "coffin", "headstone", "e-mail", "wastebasket", "elevator", "unlocked", "metro", "tram", "trolleybus", "minibus", "motorway", "construction", "foggy", "fog", "brick", "seat", "station", "softball", "lacrosse", "badminton", "leg", "foot", "tongue", "mouth", "child", "merperson", "troll", "judge", "guard", "mage", "bank", "hotel", "joker", "knot", "chains", "moai", "shower", "socks", "shorts", "sari"]
 )
 _COLOURED = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white")
 
@@ -135,7 +129,9 @@ def load_rgba(work: Path, emojis: list[Emoji]) -> np.ndarray:
     with tarfile.open(fetch_pictures(work)) as tar:
         for member in tar:
             if (i := wanted.get(member.name)) is not None:
-                out[i] = _decode(tar.extractfile(member).read())
+                stream = tar.extractfile(member)
+                assert stream is not None, f"{member.name} is not a regular file"
+                out[i] = _decode(stream.read())
                 seen += 1
     if seen != len(emojis):
         raise RuntimeError(f"{PICTURES_TARBALL} holds {seen} of the {len(emojis)} pictures asked for")

@@ -108,7 +108,9 @@ class Student:
         unet.to(memory_format=torch.channels_last)
         live = torch.nn.ModuleList([text_encoder, unet])
         averaged = copy.deepcopy(live).requires_grad_(False).eval()
-        optimizer = torch.optim.AdamW(live.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        optimizer = torch.optim.AdamW(
+            live.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
         return cls(text_encoder, unet, averaged, optimizer)
 
     @property
@@ -148,7 +150,9 @@ def random_timesteps(rng: np.random.Generator, batch: int) -> torch.Tensor:
     """(batch,) int64 in [0, 999]; a third more often noisy, where words decide the picture."""
     uniform = rng.random(batch)
     noisy = rng.random(batch) < 0.33
-    return torch.from_numpy(np.where(noisy, 1000 - 500 * uniform**2, 1000 * uniform).astype(np.int64).clip(0, 999))
+    return torch.from_numpy(
+        np.where(noisy, 1000 - 500 * uniform**2, 1000 * uniform).astype(np.int64).clip(0, 999)
+    )
 
 
 def train_denoiser(
@@ -214,7 +218,10 @@ def train_denoiser(
         losses.append(loss.item())
         if student.step % 100 == 0:
             speed = len(losses) * batch / (time.monotonic() - start)
-            print(f"step {student.step} {spent:4.0%} loss {np.mean(losses[-100:]):.4f} {speed:.1f}/s", flush=True)
+            print(
+                f"step {student.step} {spent:4.0%} loss {np.mean(losses[-100:]):.4f} {speed:.1f}/s",
+                flush=True,
+            )
         if time.monotonic() - since > sheet_every * 60:
             since = time.monotonic()
             keep(work, student, tokenizer)

@@ -70,7 +70,9 @@ def judge(
         draw: (caption, seed) -> (256, 256, 3) uint8.
         rgba: (n, 256, 256, 4) uint8, the training pictures.
     """
-    small = np.stack([np.asarray(Image.fromarray(p).resize((THUMB, THUMB), Image.Resampling.BOX)) for p in rgba])
+    small = np.stack(
+        [np.asarray(Image.fromarray(p).resize((THUMB, THUMB), Image.Resampling.BOX)) for p in rgba]
+    )
     verdicts, pictures = [], []
     for k, (i, colour) in enumerate(judged_pairs(emojis, count)):
         pixels = draw(judged_caption(emojis[i], colour), 1_000_000 + k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -61,8 +62,6 @@ def train_tokenizer(emojis: list[Emoji], path: Path) -> Tokenizer:
             show_progress=False,
         ),
     )
-    import json
-
     learned = [tuple(m) for m in json.loads(learner.to_str())["model"]["merges"]]
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = letters + [f"{x}</w>" for x in letters]
