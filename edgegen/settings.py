@@ -50,7 +50,7 @@ class EngineSettings(Section):
     )
     threads: int = Field(0, ge=0, le=256, description="Threads for ONNX Runtime; 0: one per usable core.")
     step_timeout_s: float = Field(
-        600.0, ge=1, le=86400, description="A denoising step that takes longer is hung: the engine is restarted."
+        600.0, ge=1, le=86400, description="A denoising step that takes longer is hung: the engine restarts."
     )
     idle_unload_s: float = Field(
         0.0, ge=0, le=86400, description="Free the graphs after this many idle seconds; 0: keep them loaded."
@@ -59,15 +59,17 @@ class EngineSettings(Section):
 
 class QueueSettings(Section):
     max_jobs: int = Field(1000, ge=1, le=100_000, description="Waiting jobs; one more is refused.")
-    max_attempts: int = Field(3, ge=1, le=20, description="Times a job may take the engine down before it fails.")
-    keep_finished: int = Field(1000, ge=0, le=1_000_000, description="Finished jobs remembered (for redelivery).")
+    max_attempts: int = Field(3, ge=1, le=20, description="Times a job may kill the engine before it fails.")
+    keep_finished: int = Field(
+        1000, ge=0, le=1_000_000, description="Finished jobs remembered, for redelivery."
+    )
 
 
 class GallerySettings(Section):
     dir: Path | None = Field(None, description="Folder for pictures; empty: data_dir/gallery.")
     format: Literal["png", "webp", "jpeg"] = Field("png", description="File format of kept pictures.")
-    max_pictures: int = Field(10_000, ge=1, le=10_000_000, description="Older pictures go when there are more.")
-    max_mb: int = Field(2048, ge=1, le=10_000_000, description="Older pictures go when they take more megabytes.")
+    max_pictures: int = Field(10_000, ge=1, le=10_000_000, description="With more, the oldest go.")
+    max_mb: int = Field(2048, ge=1, le=10_000_000, description="With more megabytes, the oldest go.")
 
 
 class LimitSettings(Section):
@@ -87,7 +89,10 @@ class MqttSettings(Section):
     password_file: Path | None = Field(None, description="File whose first line is the password.")
     client_id: str = Field("", max_length=64, description="Client id; empty: edgegen-<node name>.")
     base: str = Field(
-        "edgegen", pattern=r"^[^+#\s]+$", max_length=100, description="First part of all topics: <base>/<node>/..."
+        "edgegen",
+        pattern=r"^[^+#\s]+$",
+        max_length=100,
+        description="First part of all topics: <base>/<node>/…",
     )
     tls: bool = Field(False, description="Speak TLS to the broker.")
     ca_file: Path | None = Field(None, description="CA certificate to trust; empty: the system's.")
@@ -98,7 +103,10 @@ class MqttSettings(Section):
     max_payload: int = Field(65_536, ge=256, le=10_000_000, description="Largest command in bytes.")
     image_format: Literal["jpeg", "webp", "png"] = Field("webp", description="Format of last/image.")
     image_max_bytes: int = Field(
-        1_000_000, ge=10_000, le=100_000_000, description="Largest last/image; smaller quality is tried to fit."
+        1_000_000,
+        ge=10_000,
+        le=100_000_000,
+        description="Largest last/image in bytes; quality falls until it fits.",
     )
 
 

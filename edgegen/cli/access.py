@@ -19,7 +19,21 @@ if TYPE_CHECKING:
 
 MIN_PREFIX = 4
 # What a request of the shell may say; the daemon fills in the rest.
-ASKED = frozenset("id prompt negative_prompt seed steps guidance width height sampler pack priority".split())
+ASKED = frozenset(
+    (
+        "id",
+        "prompt",
+        "negative_prompt",
+        "seed",
+        "steps",
+        "guidance",
+        "width",
+        "height",
+        "sampler",
+        "pack",
+        "priority",
+    )
+)
 DAEMON_TIMEOUT_S = 10.0
 
 
