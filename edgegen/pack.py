@@ -197,22 +197,6 @@ class Pack:
         )
         return cls(folder, manifest)
 
-    def graph(self, role: str) -> Path:
-        """The .onnx file of a role. Raises PackError when the pack has no such graph."""
-        if role not in self.manifest.graphs:
-            has = ", ".join(sorted(self.manifest.graphs))
-            raise PackError(f"pack {self.name} has no graph {role!r}; it has {has}")
-        return self.folder / self.manifest.graphs[role].file
-
-    def check_files(self) -> Iterator[tuple[str, str | None]]:
-        """Hash file by file: (path, what is wrong with it or None)."""
-        for path, entry in self.manifest.files().items():
-            yield path, _file_problem(self.folder, path, entry) or _hash_problem(self.folder, path, entry)
-
-    def verify(self) -> None:
-        """Hash every file. Raises PackError naming each bad file, the expected and the found SHA-256."""
-        _raise_if(self.folder, [problem for _, problem in self.check_files() if problem])
-
     def verify_graph(self, role: str) -> Path:
         """Like `graph`, after hashing the files of that graph: parse nothing else. Raises PackError."""
         path = self.graph(role)
@@ -228,6 +212,22 @@ class Pack:
         problem = _file_problem(self.folder, path, entry) or _hash_problem(self.folder, path, entry)
         _raise_if(self.folder, [problem] if problem else [])
         return self.tokenizer_path
+
+    def graph(self, role: str) -> Path:
+        """The .onnx file of a role. Raises PackError when the pack has no such graph."""
+        if role not in self.manifest.graphs:
+            has = ", ".join(sorted(self.manifest.graphs))
+            raise PackError(f"pack {self.name} has no graph {role!r}; it has {has}")
+        return self.folder / self.manifest.graphs[role].file
+
+    def check_files(self) -> Iterator[tuple[str, str | None]]:
+        """Hash file by file: (path, what is wrong with it or None)."""
+        for path, entry in self.manifest.files().items():
+            yield path, _file_problem(self.folder, path, entry) or _hash_problem(self.folder, path, entry)
+
+    def verify(self) -> None:
+        """Hash every file. Raises PackError naming each bad file, the expected and the found SHA-256."""
+        _raise_if(self.folder, [problem for _, problem in self.check_files() if problem])
 
 
 def _raise_if(folder: Path, problems: list[str]) -> None:
