@@ -19,21 +19,10 @@ if TYPE_CHECKING:
 
 MIN_PREFIX = 4
 # What a request of the shell may say; the daemon fills in the rest.
-ASKED = frozenset(
-    (
-        "id",
-        "prompt",
-        "negative_prompt",
-        "seed",
-        "steps",
-        "guidance",
-        "width",
-        "height",
-        "sampler",
-        "pack",
-        "priority",
-    )
-)
+ASKED = {
+    *("id", "prompt", "negative_prompt", "pack", "priority"),
+    *("seed", "steps", "guidance", "width", "height", "sampler"),
+}
 DAEMON_TIMEOUT_S = 10.0
 
 

@@ -11,10 +11,13 @@ import click
 from edgegen.errors import BadRequest, Problem
 
 if TYPE_CHECKING:
+    from edgegen.engine.request import GenerationSettings
     from edgegen.jobs.job import JobRequest
+    from edgegen.pack import Pack
     from edgegen.settings import LimitSettings
 
 STDIN_MAX_BYTES = 1_000_000
+PACKS_SAY = ("width", "height", "steps")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _OPTIONS = (
@@ -92,3 +95,27 @@ def checked_request(data: dict[str, Any], limits: LimitSettings) -> JobRequest:
     from edgegen.jobs.job import parse_request
 
     return parse_request(data, limits, source="cli", new_id=lambda: secrets.token_hex(8))
+
+
+def valid_request(data: dict[str, Any], pack: Pack, limits: LimitSettings) -> GenerationSettings:
+    """The settings of one picture, checked as a request and against the pack.
+
+    Raises:
+        BadRequest: with every problem of both at once; of a size and the steps, what the pack says.
+    """
+    from edgegen.engine.request import resolve_settings
+    from edgegen.jobs.job import JobRequest
+
+    problems: dict[str, Problem] = {}
+    try:
+        checked_request(data, limits)
+    except BadRequest as err:
+        problems |= {problem.field: problem for problem in err.problems}
+    try:
+        settings = resolve_settings(pack, JobRequest(id="cli", **data), limits)
+    except BadRequest as err:
+        found = {problem.field: problem for problem in err.problems}
+        problems = {**found, **problems, **{key: found[key] for key in PACKS_SAY if key in found}}
+    if problems:
+        raise BadRequest([problems[field] for field in sorted(problems)])
+    return settings

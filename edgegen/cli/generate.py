@@ -1,0 +1,158 @@
+"""`edgegen generate`: words to a picture in this process, without the daemon."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgegen.errors import BadRequest, Problem, StorageError
+
+from .app import App, pass_app
+from .output import printable, say, say_json
+from .progress import StepBar
+from .request import picture_options, request_data, valid_request
+
+if TYPE_CHECKING:
+    from edgegen.engine.pipeline import GenerationSettings, Picture, TextToImage
+    from edgegen.pack import Pack
+
+SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
+SLUG_LENGTH = 48
+MAX_COUNT = 10_000
+MAX_SEED = 2**63 - 1
+
+
+@click.command()
+@click.argument("prompt")
+@picture_options
+@click.option("--provider", metavar="NAME", help="cpu, openvino or auto. Default: engine.provider.")
+@click.option("--threads", type=click.IntRange(0, 256), metavar="N", help="0: one per usable core.")
+@click.option(
+    "--count", type=click.IntRange(1, MAX_COUNT), default=1, help="Pictures, with seeds one after another."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File (.png, .webp, .jpg) or folder. Default: named after the prompt, in this folder.",
+)
+@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document with every picture.")
+@pass_app
+def generate(app: App, prompt: str, **options: Any) -> None:
+    """Make a picture of PROMPT here and now; PROMPT - reads stdin.
+
+    Prints each picture's file, seed and seconds. The file remembers prompt, seed and settings.
+    The daemon need not run; beside a running one, `edgegen queue add` spares memory.
+
+    \b
+    Examples:
+      edgegen generate "a red apple"
+      edgegen generate "a red apple" --seed 7 --steps 8 --size 256x256 -o apple.webp
+      edgegen generate "a rocket on a blue background" --count 4 -o rockets/
+      edgegen generate "a red apple" --pack ./my-pack --provider cpu --threads 2
+      echo "a cat" | edgegen generate - --json | jq -r '.pictures[].file'
+    """
+    data = request_data(prompt, options)
+    pack = choose_pack(app, data.pop("pack", None))
+    settings = valid_request(data, pack, app.settings.limits)
+    paths = output_paths(options["output"], settings.prompt, options["count"], options["force"])
+    wanted = list(seeds_for(settings, options["count"]))
+    engine = app.settings.engine
+    threads = engine.threads if options["threads"] is None else options["threads"]
+    with open_pipeline(pack, options["provider"] or engine.provider, threads) as pipeline:
+        made = draw_all(pipeline, wanted, paths, quiet=options["as_json"])
+    if options["as_json"]:
+        say_json({"pictures": made})
+
+
+def choose_pack(app: App, name: str | None) -> Pack:
+    """The pack of that name or folder, by default the configured one."""
+    from edgegen.jobs.configfile import pack_dirs
+    from edgegen.pack import find_pack
+
+    return find_pack(name or app.settings.engine.pack, pack_dirs(app.settings))
+
+
+def open_pipeline(pack: Pack, provider: str, threads: int) -> TextToImage:
+    import logging
+
+    from edgegen.engine.pipeline import TextToImage
+
+    pipeline = TextToImage(pack, provider, threads)
+    choice = pipeline.provider
+    logging.getLogger(__name__).info("provider %s: %s", choice.name, choice.reason)
+    return pipeline
+
+
+def seeds_for(settings: GenerationSettings, count: int) -> Iterator[GenerationSettings]:
+    """The same request with `count` seeds in a row; after the greatest comes 0."""
+    for i in range(count):
+        yield replace(settings, seed=(settings.seed + i) % (MAX_SEED + 1))
+
+
+def draw_all(
+    pipeline: TextToImage, wanted: list[GenerationSettings], paths: list[Path], quiet: bool
+) -> list[dict[str, Any]]:
+    """Make and save each picture, telling of it at once unless `quiet`."""
+    from edgegen.engine.metadata import describe, save_picture
+
+    made = []
+    for i, (settings, path) in enumerate(zip(wanted, paths, strict=True), start=1):
+        picture = draw(pipeline, settings, f"{i} of {len(wanted)}" if len(wanted) > 1 else "")
+        save_picture(picture, path)
+        made.append({"file": str(path), **describe(picture)})
+        if not quiet:
+            say(f"{printable(path)}  seed {picture.settings.seed}  {picture.seconds:.1f} s")
+    return made
+
+
+def draw(pipeline: TextToImage, settings: GenerationSettings, label: str) -> Picture:
+    """One picture, with a progress bar where somebody watches."""
+    from edgegen.engine.pipeline import Progress
+
+    with closing(pipeline.generate(settings)) as parts, StepBar(label, time.monotonic) as bar:
+        for part in parts:
+            if not isinstance(part, Progress):
+                return part
+            bar.show(part.step, part.steps)
+    raise AssertionError("the pipeline ended without a picture")
+
+
+def output_paths(output: Path | None, prompt: str, count: int, force: bool) -> list[Path]:
+    """Where the pictures go: `apple.png`, or `apple-1.png` to `apple-<count>.png`.
+
+    Raises:
+        BadRequest: the file's name ends in no format we write.
+        StorageError: a file is there already (without `force`), or its folder is not.
+    """
+    path = output or Path(f"{slug(prompt)}.png")
+    if path.is_dir():
+        path = path / f"{slug(prompt)}.png"
+    if path.suffix.lower() not in SUFFIXES:
+        message = f"{path} must end in {', '.join(SUFFIXES)}, or be a folder that exists"
+        raise BadRequest([Problem("output", str(path), message)])
+    if not path.parent.is_dir():
+        raise StorageError(f"{path.parent} is no folder: make it first (mkdir -p {path.parent})")
+    many = [path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(1, count + 1)]
+    paths = many if count > 1 else [path]
+    if not force and (taken := [str(p) for p in paths if p.exists() or p.is_symlink()]):
+        raise StorageError(f"{', '.join(taken[:3])} exists already: choose another name, or add --force")
+    return paths
+
+
+def slug(prompt: str) -> str:
+    """`A red apple, please!` -> `a-red-apple-please`: letters and digits of any script, and dashes."""
+    words = re.findall(r"[^\W_]+", prompt.lower())
+    name = "-".join(words)[:SLUG_LENGTH].strip("-")
+    while len(name.encode()) > 200:  # a file's name holds 255 bytes
+        name = name[:-1]
+    return name or "picture"
