@@ -147,9 +147,9 @@ def ids_of(tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
 
 
 def random_timesteps(rng: np.random.Generator, batch: int) -> torch.Tensor:
-    """(batch,) int64 in [0, 999]; a third more often noisy, where words decide the picture."""
+    """(batch,) int64 in [0, 999]; half of them noisy, where words decide the picture."""
     uniform = rng.random(batch)
-    noisy = rng.random(batch) < 0.33
+    noisy = rng.random(batch) < 0.5
     return torch.from_numpy(
         np.where(noisy, 1000 - 500 * uniform**2, 1000 * uniform).astype(np.int64).clip(0, 999)
     )
