@@ -28,26 +28,28 @@ from typing import Any
 os.environ["GPIOZERO_PIN_FACTORY"] = "mock"  # before gpiozero is imported: no pins are needed here
 
 import gpiozero
+import numpy as np
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from edgegen.daemon import serve
 from edgegen.jobs.wakeup import StopRequest, Wakeup
 from edgegen.settings import ButtonSettings, EngineSettings, MqttSettings, NodeSettings, Settings
+from quantize.contact import contact_sheet
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPTS = (
     "a fox on a sky blue background",
     "a rocket on a navy background",
     "a red apple on a white background",
-    "a slice of pizza on a teal background",
+    "pizza on a teal background",
     "an owl on a purple background",
     "a guitar on an orange background",
     "a cactus on a yellow background",
     "a rose on a black background",
 )
-BUTTON_PROMPT = "a thumbs up on a green background"
+BUTTON_PROMPT = "a ghost on a green background"
 BUTTON_PIN, LED_PIN = 17, 27
 SILENCE_TIMEOUT_S = 300.0
 READY_TIMEOUT_S = 60.0
@@ -268,20 +270,14 @@ def keep_pictures(rows: list[Row], gallery: Path, target: Path) -> list[tuple[Pa
     return kept
 
 
-def make_contact_sheet(kept: list[tuple[Path, Row]], path: Path, columns: int = 3, cell: int = 256) -> None:
+def make_contact_sheet(kept: list[tuple[Path, Row]], path: Path) -> None:
     """All pictures with their words below, on one sheet."""
-    caption, gap = 40, 12
-    rows = -(-len(kept) // columns)
-    sheet = Image.new("RGB", (gap + columns * (cell + gap), gap + rows * (cell + caption + gap)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for k, (file, row) in enumerate(kept):
-        x = gap + k % columns * (cell + gap)
-        y = gap + k // columns * (cell + caption + gap)
+    pictures = []
+    for file, _ in kept:
         with Image.open(file, formats=("PNG", "WEBP", "JPEG")) as picture:
-            sheet.paste(picture.convert("RGB").resize((cell, cell)), (x, y))
-        draw.text((x, y + cell + 4), row.prompt, "black", font)
-        draw.text((x, y + cell + 20), f"{row.how}, {row.seconds:.1f} s", "gray", font)
-    sheet.save(path)
+            pictures.append(np.asarray(picture.convert("RGB")))
+    captions = [f"{row.prompt}\n{row.how}, {row.seconds:.1f} s" for _, row in kept]
+    contact_sheet(pictures, captions, columns=3).save(path)
 
 
 def report(kept: list[tuple[Path, Row]], rows: list[Row], target: Path, seconds: float) -> int:

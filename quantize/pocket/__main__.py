@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import click
-import torch
 
 
 def _default_work() -> Path:
@@ -27,9 +27,12 @@ def main(context: click.Context, work: Path, threads: int) -> None:
     python -m quantize.pocket autoencoder --minutes 30
     python -m quantize.pocket denoiser --minutes 240
     python -m quantize.pocket denoiser --minutes 20 --cool-down
+    python -m quantize.pocket checkpoint
     python -m quantize WORK/checkpoint -o edgegen/packs/pocket --precision int8
+    python -m quantize.pocket judge edgegen/packs/pocket
+    python -m quantize.pocket unseen edgegen/packs/pocket -o docs/pocket-unseen.png
     """
-    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     context.obj = work
 
 
@@ -73,6 +76,67 @@ def denoiser(work: Path, minutes: float, batch: int, lr: float, cool_down: bool,
     from .denoiser import train_denoiser
 
     train_denoiser(work, minutes, batch=batch, lr=lr, cool_down=cool_down, everything=everything)
+
+
+@main.command()
+@click.argument("pack", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--captions", type=click.IntRange(1, 500), default=100, show_default=True)
+@click.option(
+    "--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Also draw what it made, worst first."
+)
+@click.option("--json", "as_json", is_flag=True, help="Figures and every verdict as JSON.")
+@click.pass_obj
+def judge(work: Path, pack: Path, captions: int, sheet: Path | None, as_json: bool) -> None:
+    """Measure how well a pack obeys captions it was trained on, with seeds it never saw.
+
+    The picture is compared with every training picture laid on the asked background, as 32x32 thumbnails.
+    """
+    from edgegen.pack import Pack
+
+    from ..contact import contact_sheet
+    from ..runner import Runner
+    from .data import emoji_list, load_rgba
+    from .obedience import judge as judge_pictures
+    from .obedience import summary
+
+    emojis = emoji_list()
+    taught = [i for i, e in enumerate(emojis) if e.core]
+    rgba = load_rgba(work, emojis)[taught]
+    runner = Runner.of_pack(Pack.open(pack))
+    verdicts, pictures = judge_pictures(runner.picture, rgba, [emojis[i] for i in taught], captions)
+    figures = summary(verdicts)
+    if sheet:
+        order = sorted(range(len(verdicts)), key=lambda k: -verdicts[k].rank)
+        lines = [f"{v.caption}\nrank {v.rank}, {v.nearest}, dE {v.colour_error:.1f}" for v in verdicts]
+        contact_sheet([pictures[k] for k in order], [lines[k] for k in order], 10, 160).save(sheet)
+    if as_json:
+        click.echo(json.dumps({**figures, "verdicts": [vars(v) for v in verdicts]}, indent=1))
+        return
+    for v in verdicts:
+        if v.rank > 1 or v.colour_error > 12:
+            click.echo(
+                f"{v.caption}: rank {v.rank}, nearest {v.nearest}, background off by {v.colour_error:.1f}"
+            )
+    click.echo("of 100 captions: " + ", ".join(f"{name} {value:g}" for name, value in figures.items()))
+
+
+@main.command()
+@click.argument("pack", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+def unseen(pack: Path, output: Path, seed: int) -> None:
+    """Draw 24 prompts it never saw as such on one sheet, first try, no retouching."""
+    from importlib import resources
+
+    from edgegen.pack import Pack
+
+    from ..contact import contact_sheet
+    from ..runner import Runner
+
+    prompts = (resources.files(__package__) / "unseen.txt").read_text("utf-8").splitlines()
+    runner = Runner.of_pack(Pack.open(pack))
+    contact_sheet([runner.picture(p, seed) for p in prompts], prompts, columns=6, cell=256).save(output)
+    click.echo(str(output))
 
 
 if __name__ == "__main__":
