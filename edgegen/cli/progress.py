@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-import click
-
 from .output import is_terminal, terminal_width
 
 BAR_WIDTH = 24
@@ -31,13 +29,19 @@ class StepBar:
 
     def __exit__(self, *_: object) -> None:
         if self._visible:
-            click.echo(CLEAR, nl=False, err=True)
+            write(CLEAR)
 
     def show(self, step: int, steps: int) -> None:
         """`step` of `steps` is done."""
         if self._visible:
             line = bar_line(self._label, step, steps, self._now() - self._began)
-            click.echo(CLEAR + line[: terminal_width() - 1], nl=False, err=True)
+            write(CLEAR + line[: terminal_width() - 1])
+
+
+def write(text: str) -> None:
+    """Straight to the terminal: with NO_COLOR click would strip the sequence that wipes the line, too."""
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 def bar_line(label: str, step: int, steps: int, seconds: float) -> str:

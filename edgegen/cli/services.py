@@ -34,14 +34,18 @@ def check_pack(settings: Settings) -> tuple[Check, int]:
 
 
 def check_provider(engine: EngineSettings) -> Check:
-    """Which execution provider would run, and why."""
+    """Which execution provider would run, and why; loads ONNX Runtime, but no graph."""
     from edgegen.engine.providers import choose_provider
+    from edgegen.engine.runtime import onnxruntime
 
     try:
+        number = onnxruntime().__version__
         choice = choose_provider(engine.provider)
+    except (ImportError, OSError) as err:
+        return Check("provider", "bad", f"ONNX Runtime does not load: {err}", "pip install onnxruntime")
     except EdgegenError as err:
         return Check("provider", "bad", str(err), "set engine.provider to auto, or install what it needs")
-    return Check("provider", "ok", f"{choice.name}: {choice.reason}")
+    return Check("provider", "ok", f"{choice.name}: {choice.reason} (ONNX Runtime {number})")
 
 
 def check_daemon(node: NodeSettings) -> tuple[Check, bool]:
@@ -54,7 +58,7 @@ def check_daemon(node: NodeSettings) -> tuple[Check, bool]:
         with connect(node) as link:
             told = link.ask("status")
     except FrontError as err:
-        return Check("daemon", "warn", str(err), "start it: edgegen run, or systemctl start edgegen"), False
+        return Check("daemon", "warn", str(err), "under systemd: systemctl status edgegen"), False
     said = f"running, version {told.get('version')}"
     if not told.get("engine"):
         return Check("daemon", "warn", f"{said}, but no engine", "it may be starting; see the log"), True
