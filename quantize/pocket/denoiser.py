@@ -28,6 +28,7 @@ from .words import build_text_encoder, train_tokenizer
 SIDE = SIZE // DOWNSCALE
 CAPTION_DROPOUT = 0.08
 EMA_DECAY = 0.998
+WORDS_PACE = 0.2  # of the UNet's learning rate: faster, the text encoder forgets things in favour of colours
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -192,7 +193,7 @@ def train_denoiser(
     while (spent := (time.monotonic() - start) / 60 / minutes) < 1:
         rate = lr * min(1.0, (student.step + 1) / 200) * ((1 - spent) if cool_down else 1.0) + 1e-6
         for group in student.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["pace"]
         which = rng.choice(taught, size=batch)
         colours = rng.integers(latents.shape[1], size=batch)
         texts = [

@@ -83,10 +83,12 @@ def train_tokenizer(emojis: list[Emoji], path: Path) -> Tokenizer:
 
 
 def build_text_encoder(tokenizer: Tokenizer) -> CLIPTextModel:
-    """A CLIP text transformer of 3 layers and 192 channels, untrained.
+    """A CLIP text transformer of 3 layers and 192 channels, untrained, that listens from the start.
 
-    Words start ten times further apart than CLIP's: with CLIP's 0.02 each step of the optimizer moves a
-    word by a twentieth of its size, and things stayed unnamed while colours were long learned.
+    With CLIP's own initial values two captions of different things give nearly the same conditioning
+    (3 % of the pooled energy), the colour is learned first and the thing never: the padding drowns it.
+    Here padding starts empty and attention starts loud, so that every padded place holds the words before
+    it (21 % of the pooled energy).
     """
     encoder = CLIPTextModel(
         CLIPTextConfig(
@@ -103,5 +105,13 @@ def build_text_encoder(tokenizer: Tokenizer) -> CLIPTextModel:
             pad_token_id=tokenizer.token_to_id(END),
         )
     )
-    torch.nn.init.normal_(encoder.get_input_embeddings().weight, std=0.2)
+    with torch.no_grad():
+        table = encoder.get_input_embeddings().weight
+        torch.nn.init.normal_(table, std=0.3)
+        table[[tokenizer.token_to_id(START), tokenizer.token_to_id(END)]] = 0
+        for name, parameter in encoder.named_parameters():
+            if "position_embedding" in name:
+                parameter *= 0.1
+            if name.endswith(("v_proj.weight", "out_proj.weight")):
+                parameter *= 3**0.5
     return encoder
