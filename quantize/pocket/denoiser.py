@@ -109,9 +109,11 @@ class Student:
         unet.to(memory_format=torch.channels_last)
         live = torch.nn.ModuleList([text_encoder, unet])
         averaged = copy.deepcopy(live).requires_grad_(False).eval()
-        optimizer = torch.optim.AdamW(
-            live.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-        )
+        groups = [
+            {"params": text_encoder.parameters(), "pace": WORDS_PACE},
+            {"params": unet.parameters(), "pace": 1.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         return cls(text_encoder, unet, averaged, optimizer)
 
     @property
