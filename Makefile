@@ -5,7 +5,7 @@ PYTEST_ARGS ?=
 DEV := .venv/dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock clean venv-device venv-dev mosquitto
+.PHONY: help demo test check bench format lock clean venv-device venv-dev mosquitto
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ check: venv-dev ## style, types and import directions
 	@$(DEV)/ruff format --check .
 	@$(DEV)/mypy
 	@$(DEV)/lint-imports
+
+bench: venv-device mosquitto ## what a picture and the idle front cost here
+	@.venv/device/bin/python bench/pictures.py
+	@.venv/device/bin/python bench/idle_front.py
 
 format: venv-dev ## let ruff put the style right
 	@$(DEV)/ruff check --fix .
