@@ -13,6 +13,15 @@ def _default_work() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "edgegen" / "pocket"
 
 
+_things = click.option(
+    "--things",
+    type=click.Choice(("first", "core", "all")),
+    default="first",
+    show_default=True,
+    help="What to teach or to ask for: some 150 icons, 532 short names, or all 1,188.",
+)
+
+
 @click.group()
 @click.option(
     "--work", type=click.Path(path_type=Path), default=_default_work, help="Folder for data and checkpoints."
@@ -69,13 +78,18 @@ def autoencoder(work: Path, minutes: float, decoder_only: bool, crop: int, lr: f
 @click.option(
     "--cool-down", is_flag=True, help="Let the learning rate fall to zero: the last run before a release."
 )
-@click.option("--everything", is_flag=True, help="Learn all emoji, not only the core ones.")
+@_things
+@click.option(
+    "--white-only", is_flag=True, help="Teach things alone, on white; colours come after, in minutes."
+)
 @click.pass_obj
-def denoiser(work: Path, minutes: float, batch: int, lr: float, cool_down: bool, everything: bool) -> None:
+def denoiser(
+    work: Path, minutes: float, batch: int, lr: float, cool_down: bool, things: str, white_only: bool
+) -> None:
     """Train text encoder and UNet for a time budget, from the last checkpoint if there is one."""
     from .denoiser import train_denoiser
 
-    train_denoiser(work, minutes, batch=batch, lr=lr, cool_down=cool_down, everything=everything)
+    train_denoiser(work, minutes, batch, lr, cool_down=cool_down, things=things, white_only=white_only)
 
 
 @main.command()
@@ -85,8 +99,9 @@ def denoiser(work: Path, minutes: float, batch: int, lr: float, cool_down: bool,
     "--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Also draw what it made, worst first."
 )
 @click.option("--json", "as_json", is_flag=True, help="Figures and every verdict as JSON.")
+@_things
 @click.pass_obj
-def judge(work: Path, pack: Path, captions: int, sheet: Path | None, as_json: bool) -> None:
+def judge(work: Path, pack: Path, captions: int, sheet: Path | None, as_json: bool, things: str) -> None:
     """Measure how well a pack obeys captions it was trained on, with seeds it never saw.
 
     The picture is compared with every training picture laid on the asked background, as 32x32 thumbnails.
@@ -95,15 +110,15 @@ def judge(work: Path, pack: Path, captions: int, sheet: Path | None, as_json: bo
 
     from ..contact import contact_sheet
     from ..runner import Runner
-    from .data import emoji_list, load_rgba
+    from .data import emoji_list, load_rgba, taught
     from .obedience import judge as judge_pictures
     from .obedience import summary
 
     emojis = emoji_list()
-    taught = [i for i, e in enumerate(emojis) if e.core]
-    rgba = load_rgba(work, emojis)[taught]
+    course = taught(emojis, things)
+    rgba = load_rgba(work, emojis)[course]
     runner = Runner.of_pack(Pack.open(pack))
-    verdicts, pictures = judge_pictures(runner.picture, rgba, [emojis[i] for i in taught], captions)
+    verdicts, pictures = judge_pictures(runner.picture, rgba, [emojis[i] for i in course], captions)
     figures = summary(verdicts)
     if sheet:
         order = sorted(range(len(verdicts)), key=lambda k: -verdicts[k].rank)

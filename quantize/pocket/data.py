@@ -88,6 +88,19 @@ def emoji_list() -> list[Emoji]:
     ]
 
 
+def taught(emojis: list[Emoji], things: str) -> list[int]:
+    """Indices of what a course teaches: `first` (some 150 icons), `core` (532 short names) or `all`."""
+    if things == "all":
+        return list(range(len(emojis)))
+    if things == "core":
+        return [i for i, e in enumerate(emojis) if e.core]
+    text = (resources.files(__package__) / "first.txt").read_text("utf-8")
+    names = {name.strip() for name in text.replace("\n", ",").split(",") if name.strip()}
+    if missing := names - {e.label for e in emojis}:
+        raise ValueError(f"first.txt names no emoji of ours: {', '.join(sorted(missing))}")
+    return [i for i, e in enumerate(emojis) if e.label in names]
+
+
 def plain(text: str) -> str:
     """Words as people type them on a keyboard."""
     return text.lower().replace("’", "'").replace("“", "").replace("”", "")

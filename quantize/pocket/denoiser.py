@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from .autoencoder import DOWNSCALE, LATENT_CHANNELS
 from .captions import colours_seen, judged_caption, own_tags, random_caption
-from .data import SIZE, Emoji, composite, emoji_list, load_rgba
+from .data import SIZE, Emoji, composite, emoji_list, load_rgba, taught
 from .palette import BACKGROUNDS
 from .words import build_text_encoder, train_tokenizer
 
@@ -164,7 +164,8 @@ def train_denoiser(
     batch: int = 16,
     lr: float = 1e-3,
     cool_down: bool = False,
-    everything: bool = False,
+    things: str = "core",
+    white_only: bool = False,
     sheet_every: float = 8.0,
 ) -> None:
     """Train for a time budget, from the last checkpoint if there is one.
@@ -173,9 +174,11 @@ def train_denoiser(
         work: folder that holds `vae/` and gets latents, `train.pt` and `checkpoint/` (diffusers layout).
         minutes: wall-clock budget. Stop and start again as often as needed.
         batch: pictures a step.
-        lr: learning rate; constant after 200 steps.
+        lr: learning rate; constant after 60 steps.
         cool_down: let the learning rate fall to zero along this budget (the last run before a release).
-        everything: learn all emoji, not only the core ones.
+        things: `first`, `core` or `all`, as in `data.taught`.
+        white_only: leave colours for later: they are learned in minutes, but together with them things
+            are not learned at all until the text encoder has made room for them.
         sheet_every: minutes between checkpoints and contact sheets.
     """
     emojis = emoji_list()
@@ -189,15 +192,15 @@ def train_denoiser(
     scheduler = build_scheduler()
     root_alpha = scheduler.alphas_cumprod.sqrt().float()
     root_noise = (1 - scheduler.alphas_cumprod).sqrt().float()
-    taught = np.array([i for i, e in enumerate(emojis) if e.core or everything])
+    course = np.array(taught(emojis, things))
     rng, words_rng = np.random.default_rng(student.step + 1), random.Random(student.step + 1)
     start, since, losses = time.monotonic(), time.monotonic(), []
     while (spent := (time.monotonic() - start) / 60 / minutes) < 1:
-        rate = lr * min(1.0, (student.step + 1) / 200) * ((1 - spent) if cool_down else 1.0) + 1e-6
+        rate = lr * min(1.0, (student.step + 1) / 60) * ((1 - spent) if cool_down else 1.0) + 1e-6
         for group in student.optimizer.param_groups:
             group["lr"] = rate * group["pace"]
-        which = rng.choice(taught, size=batch)
-        colours = rng.integers(latents.shape[1], size=batch)
+        which = rng.choice(course, size=batch)
+        colours = rng.integers(1 if white_only else latents.shape[1], size=batch)
         texts = [
             random_caption(emojis[i], colours_seen(emojis[i])[c], aliases[emojis[i].file], words_rng)
             if words_rng.random() > CAPTION_DROPOUT
@@ -227,11 +230,11 @@ def train_denoiser(
             )
         if time.monotonic() - since > sheet_every * 60:
             since = time.monotonic()
-            keep(work, student, tokenizer)
-    keep(work, student, tokenizer)
+            keep(work, student, tokenizer, things)
+    keep(work, student, tokenizer, things)
 
 
-def keep(work: Path, student: Student, tokenizer: Tokenizer) -> None:
+def keep(work: Path, student: Student, tokenizer: Tokenizer, things: str) -> None:
     """Save what resumes the training, the averaged model in diffusers layout, and a contact sheet."""
     student.save(work / "train.pt")
     target = work / "checkpoint"
@@ -241,7 +244,8 @@ def keep(work: Path, student: Student, tokenizer: Tokenizer) -> None:
     build_scheduler().save_pretrained(target / "scheduler")
     vae = AutoencoderDC.from_pretrained(work / "vae").eval()
     vae.save_pretrained(target / "vae")
-    pick = random.Random(7).sample([e for e in emoji_list() if e.core], 20)
+    emojis = emoji_list()
+    pick = [emojis[i] for i in random.Random(7).sample(taught(emojis, things), 20)]
     texts = [judged_caption(e, colours_seen(e)[1 + k % 5]) for k, e in enumerate(pick)]
     pictures = draw(text_encoder, unet, vae, tokenizer, texts)
     rows = [np.concatenate(list(pictures[r : r + 5]), axis=1) for r in range(0, 20, 5)]
