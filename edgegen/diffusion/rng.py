@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-MAX_SEED = 2**32 - 1
+MAX_SEED = 2**63 - 1
 _BLOCK = 16
 
 
@@ -20,7 +20,7 @@ class NoiseSource:
     """A seeded stream of unit normal noise; each call continues it.
 
     Args:
-        seed: 0 to 2**32 - 1.
+        seed: 0 to 2**63 - 1; as in torch only its lowest 32 bits count.
     Raises:
         ValueError: the seed is out of range.
     """
@@ -28,7 +28,7 @@ class NoiseSource:
     def __init__(self, seed: int):
         if not 0 <= seed <= MAX_SEED:
             raise ValueError(f"seed is {seed}; allowed are 0 to {MAX_SEED}")
-        self._twister = np.random.RandomState(seed)  # only its raw 32-bit words are used
+        self._twister = np.random.RandomState(seed & 0xFFFFFFFF)  # only its raw 32-bit words are used
 
     def normal(self, shape: Sequence[int]) -> np.ndarray:
         """Unit normal noise, float32, of that shape.

@@ -5,6 +5,9 @@ there. `a` below is alphas_cumprod: latents = sqrt(a) * picture + sqrt(1 - a) * 
 The Euler family works on latents divided by sqrt(a), picture + sigma * noise (Karras et al. 2022).
 """
 
+# One interface for all: not every scheduler needs every argument.
+# ruff: noqa: ARG002
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -118,7 +121,16 @@ class EulerAncestralScheduler(EulerScheduler):
         return StepOutput(_float32(moved), denoised)
 
 
-class DdimScheduler:
+class _UnitVariance:
+    """Schedulers whose latents have unit variance, just as the denoiser wants them."""
+
+    init_noise_sigma = 1.0
+
+    def scale_model_input(self, latents: np.ndarray, i: int) -> np.ndarray:
+        return latents
+
+
+class DdimScheduler(_UnitVariance):
     """Deterministic DDIM (Song et al. 2021, arXiv:2010.02502, eq. 12 with eta 0), ending at alpha 1.
 
     The previous level is num_train_timesteps // steps below the present one, as in diffusers, also where
@@ -126,7 +138,6 @@ class DdimScheduler:
     """
 
     uses_noise = False
-    init_noise_sigma = 1.0
 
     def __init__(self, schedule: NoiseSchedule, prediction_type: str, steps: int):
         cumprod = _safe_cumprod(schedule, prediction_type)
@@ -137,9 +148,6 @@ class DdimScheduler:
         self._a_before = np.where(before >= 0, cumprod[before], 1.0)
         self._a_before[-1] = 1.0
         self._prediction_type = prediction_type
-
-    def scale_model_input(self, latents: np.ndarray, i: int) -> np.ndarray:
-        return latents
 
     def step(
         self, model_output: np.ndarray, latents: np.ndarray, i: int, noise: np.ndarray | None = None
@@ -156,11 +164,10 @@ class DdimScheduler:
         return StepOutput(_float32(alpha_before * denoised + sigma_before * noise_pred), _float32(denoised))
 
 
-class DpmSolverPlusPlus2M:
-    """DPM-Solver++(2M), midpoint (Lu et al. 2022, arXiv:2211.01095, alg. 2); first and last step of order 1."""
+class DpmSolverPlusPlus2M(_UnitVariance):
+    """DPM-Solver++(2M), midpoint (Lu et al. 2022, arXiv:2211.01095, alg. 2); ends are of order 1."""
 
     uses_noise = False
-    init_noise_sigma = 1.0
 
     def __init__(self, schedule: NoiseSchedule, prediction_type: str, steps: int):
         train_sigmas = sigmas_of(alphas_cumprod(schedule))
@@ -172,9 +179,6 @@ class DpmSolverPlusPlus2M:
             self._lambdas = -np.log(sigmas)  # log SNR / 2; infinite at the picture itself
         self._prediction_type = prediction_type
         self._previous: tuple[int, np.ndarray] | None = None
-
-    def scale_model_input(self, latents: np.ndarray, i: int) -> np.ndarray:
-        return latents
 
     def step(
         self, model_output: np.ndarray, latents: np.ndarray, i: int, noise: np.ndarray | None = None
@@ -196,14 +200,13 @@ class DpmSolverPlusPlus2M:
         return 0.5 * (h / h_before) * (denoised - self._previous[1])
 
 
-class LcmScheduler:
+class LcmScheduler(_UnitVariance):
     """Multistep consistency sampling (Luo et al. 2023, arXiv:2310.04378, alg. 3), for distilled denoisers.
 
     Timesteps come from the 50 of the distillation, whatever the pack's spacing.
     """
 
     uses_noise = True
-    init_noise_sigma = 1.0
 
     def __init__(self, schedule: NoiseSchedule, prediction_type: str, steps: int):
         count = schedule.num_train_timesteps
@@ -214,9 +217,6 @@ class LcmScheduler:
         self.timesteps = origin[picked].astype(np.float64)
         self._a = _safe_cumprod(schedule, prediction_type)[origin[picked]]
         self._prediction_type = prediction_type
-
-    def scale_model_input(self, latents: np.ndarray, i: int) -> np.ndarray:
-        return latents
 
     def step(
         self, model_output: np.ndarray, latents: np.ndarray, i: int, noise: np.ndarray | None = None

@@ -1,4 +1,4 @@
-"""Noise schedules: how much of the picture is left at each training timestep, and which timesteps to visit."""
+"""Noise schedules: how much picture is left at each training timestep, and which timesteps to visit."""
 
 from __future__ import annotations
 
