@@ -214,7 +214,9 @@ def trace(spec: GraphSpec, example: tuple[torch.Tensor, ...], path: Path) -> Non
     """Write the graph as traced, weights beside it."""
     torch.onnx.register_custom_op_symbolic("aten::movedim", _movedim, OPSET)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing warns of every Python branch; parity at 3 shapes is the proof
+        warnings.simplefilter(
+            "ignore"
+        )  # tracing warns of every Python branch; parity at 3 shapes is the proof
         torch.onnx.export(
             spec.module,
             example,

@@ -144,7 +144,9 @@ def _refuse_single_files(folder: Path) -> None:
     if folder.is_file():
         raise SourceError(f"{folder} is one file; a diffusers folder is wanted: {_CONVERT}")
     if not folder.is_dir():
-        raise SourceError(f"{folder} does not exist; SOURCE is a diffusers folder with {', '.join(COMPONENTS)}")
+        raise SourceError(
+            f"{folder} does not exist; SOURCE is a diffusers folder with {', '.join(COMPONENTS)}"
+        )
 
 
 def _component(folder: Path, name: str, problems: list[str]) -> dict[str, Any]:
@@ -167,7 +169,9 @@ def _weight_problems(part: Path) -> list[str]:
         return []
     pickled = sorted(p.name for p in part.iterdir() if p.suffix in _PICKLES)
     if pickled:
-        return [f"{part.name}/ has only pickled weights ({pickled[0]}), which run code when opened: {_CONVERT}"]
+        return [
+            f"{part.name}/ has only pickled weights ({pickled[0]}), which run code when opened: {_CONVERT}"
+        ]
     return [f"{part.name}/ has no weights: no file *.safetensors"]
 
 

@@ -47,7 +47,9 @@ def random_crops(rgba: np.ndarray, rng: np.random.Generator, batch: int, size: i
         if rng.random() < 0.5:
             crop = crop[:, ::-1]
         named = rng.random() < 0.6
-        colour = list(BACKGROUNDS.values())[rng.integers(len(BACKGROUNDS))] if named else rng.integers(0, 256, 3)
+        colour = (
+            list(BACKGROUNDS.values())[rng.integers(len(BACKGROUNDS))] if named else rng.integers(0, 256, 3)
+        )
         out[k] = composite(crop, tuple(colour))
     return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
@@ -100,5 +102,7 @@ def train_autoencoder(
         shown.append(F.mse_loss(got.detach(), want).item())
         if step % 50 == 0:
             psnr = 10 * np.log10(4 / np.mean(shown[-50:]))
-            print(f"autoencoder step {step} {spent:4.0%} psnr {psnr:.2f} dB std {latents.std():.3f}", flush=True)
+            print(
+                f"autoencoder step {step} {spent:4.0%} psnr {psnr:.2f} dB std {latents.std():.3f}", flush=True
+            )
     vae.save_pretrained(saved)

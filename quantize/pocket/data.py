@@ -21,9 +21,7 @@ from PIL import Image
 
 PICTURES_PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
 PICTURES_TARBALL = "lobehub-fluent-emoji-3d-1.1.0.tgz"
-PICTURES_SHA512 = (
-    "Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g=="
-)
+PICTURES_SHA512 = "Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g=="
 SIZE = 256
 _SYMBOLS_KEPT = (" circle", " square")
 _COLOURED = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white")
