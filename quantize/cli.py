@@ -1,0 +1,257 @@
+"""The shell command: build a pack from a checkpoint, or compare two packs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgegen.errors import EdgegenError
+from edgegen.pack import Manifest, Pack
+
+from . import evaluate as ev
+from .prompts import calibration_prompts, evaluation_prompts, read_prompts
+from .source import SourceError
+
+PICTURES_BAR = "bar for the built-in pack: SSIM 0.95, PSNR 30 dB"
+
+
+class _DefaultGroup(click.Group):
+    """`quantize SOURCE ...` is `quantize build SOURCE ...`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["build", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_DefaultGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Turn a Stable Diffusion checkpoint into a pack for the device.
+
+    \b
+    python -m quantize SOURCE -o PACK --precision int8     build (see: build --help)
+    python -m quantize compare PACK_A PACK_B               how far apart are their pictures?
+    """
+
+
+_FILE = click.Path(path_type=Path)
+
+
+@cli.command()
+@click.argument("source", type=_FILE)
+@click.option("-o", "--output", type=_FILE, required=True, help="The pack: a folder that does not exist yet.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="int8",
+    show_default=True,
+    help="fp32: the reference. fp16: half the bytes, same speed. int8: a quarter of the bytes, fastest.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["any", "x86-64", "arm64"]),
+    default="any",
+    show_default=True,
+    help="Whose INT8 kernels to favour. any and x86-64: unsigned activations and 7-bit weights, exact also "
+    "on CPUs without VNNI. arm64: signed activations, 8-bit weights.",
+)
+@click.option("--name", help="Name of the pack (default: from pack_defaults.json, else the folder's).")
+@click.option("--title", help="One line for people.")
+@click.option("--licence", help="Licence of the weights.")
+@click.option(
+    "--calibration-prompts", type=_FILE, help="One prompt a line; default: 24 everyday things over colours."
+)
+@click.option("--evaluation-prompts", type=_FILE, help="One prompt a line; default: 50 other things.")
+@click.option("--steps", type=click.IntRange(1, 1000), help="Denoising steps of the pack's default settings.")
+@click.option(
+    "--samples",
+    type=click.IntRange(1, 100_000),
+    default=128,
+    show_default=True,
+    help="Recorded inputs to keep per graph for calibration.",
+)
+@click.option(
+    "--calibration",
+    type=click.Choice(["mse", "minmax", "percentile", "entropy"]),
+    default="mse",
+    show_default=True,
+    help="How activation ranges are chosen from what was recorded.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 800_000), default=0, show_default=True, help="First calibration seed."
+)
+@click.option(
+    "--keep-float",
+    multiple=True,
+    metavar="PATTERN",
+    help="Layers to keep float, by name: '*conv_out*'. May be repeated.",
+)
+@click.option(
+    "--float-budget",
+    type=click.FloatRange(0, 1),
+    default=0.03,
+    show_default=True,
+    help="Share of a graph's weights that may stay float to reach its target.",
+)
+@click.option(
+    "--target-sqnr",
+    multiple=True,
+    metavar="ROLE=DB",
+    help="Signal to quantization noise to reach, e.g. unet=36: the layers that hurt most stay float for it.",
+)
+@click.option("--no-sensitivity", is_flag=True, help="Do not judge layers one by one (faster).")
+@click.option("--no-evaluate", is_flag=True, help="Do not compare with float32 (faster).")
+@click.option("--with-encoder", is_flag=True, help="Include vae_encoder (pictures to latents).")
+@click.option(
+    "--sheet", type=_FILE, help="Contact sheet to write: float32 and this pack, side by side (PNG)."
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+def build(source: Path, output: Path, precision: str, target: str, **flags: Any) -> None:
+    """Build a pack from SOURCE, a diffusers folder.
+
+    SOURCE holds text_encoder/, unet/, vae/, scheduler/ and tokenizer/, with weights as safetensors.
+    pack_defaults.json in it may set name, title, defaults (sampler, steps, guidance, width, height), sizes,
+    licence and provenance.
+
+    Every graph is compared with PyTorch after export. For INT8, pictures are made in float32 first and what
+    the graphs see is recorded; layers are judged one by one and the few that hurt most stay float. The pack
+    carries its own evaluation. Nothing appears at OUTPUT before all of it is done.
+    """
+    from .build import BuildOptions, build_pack
+    from .convert import TARGET_SQNR_DB, Int8Options
+
+    calibration, evaluation = flags["calibration_prompts"], flags["evaluation_prompts"]
+    int8 = Int8Options(
+        target=target,  # type: ignore[arg-type]
+        method=flags["calibration"],
+        keep_float=tuple(flags["keep_float"]),
+        float_budget=flags["float_budget"],
+        target_sqnr_db={**TARGET_SQNR_DB, **_targets(flags["target_sqnr"])},
+        sensitivity=not flags["no_sensitivity"],
+    )
+    options = BuildOptions(
+        precision=precision,  # type: ignore[arg-type]
+        name=flags["name"],
+        title=flags["title"],
+        licence=flags["licence"],
+        steps=flags["steps"],
+        calibration_prompts=read_prompts(calibration) if calibration else calibration_prompts(24),
+        evaluation_prompts=read_prompts(evaluation) if evaluation else evaluation_prompts(50),
+        samples=flags["samples"],
+        seed=flags["seed"],
+        evaluate=not flags["no_evaluate"],
+        with_encoder=flags["with_encoder"],
+        sheet=flags["sheet"],
+        int8=int8,
+        force=flags["force"],
+    )
+    manifest = build_pack(source, output, options, say=click.echo)
+    click.echo(f"{output}: {_megabytes(manifest)} MB of {precision}")
+    for line in evaluation_lines(manifest):
+        click.echo(line)
+
+
+def _targets(rows: tuple[str, ...]) -> dict[str, float]:
+    """`unet=36` -> {"unet": 36.0}."""
+    found = {}
+    for row in rows:
+        role, _, value = row.partition("=")
+        try:
+            found[role.strip()] = float(value)
+        except ValueError:
+            raise click.BadParameter(f"{row!r} is not ROLE=DB, such as unet=36") from None
+    return found
+
+
+def _megabytes(manifest: Manifest) -> str:
+    return f"{sum(entry.bytes for entry in manifest.files().values()) / 1e6:.1f}"
+
+
+def evaluation_lines(manifest: Manifest) -> list[str]:
+    """What a pack says about itself, for people."""
+    data: dict[str, Any] = manifest.evaluation
+    if not data:
+        return []
+    rows = [("graph", "MB", "SQNR dB", "worst rel. error", "float layers")]
+    for role, g in data["graphs"].items():
+        sqnr, error = g.get("sqnr_db"), g.get("relative_error")
+        kept = str(len(g["float_layers"])) if "float_layers" in g else "all"
+        shown = (f"{sqnr:.1f}", f"{error:.4f}") if sqnr is not None else ("-", "-")
+        rows.append((role, f"{g['bytes'] / 1e6:.1f}", *shown, kept))
+    p, c = data["pictures"], data["cost"]
+    return [
+        *ev.table(rows),
+        f"{p['pictures']} pictures against float32: PSNR {p['psnr_db']:.1f} dB "
+        f"(worst {p['psnr_db_worst']:.1f}), SSIM {p['ssim']:.4f} (worst {p['ssim_worst']:.4f})",
+        f"one picture: {c['seconds']} s, peak memory {c['peak_mb']} MB, loading {c['load_s']} s "
+        f"({c['machine']})",
+    ]
+
+
+@cli.command()
+@click.argument("pack_a", type=_FILE)
+@click.argument("pack_b", type=_FILE)
+@click.option("--prompts", type=_FILE, help="One prompt a line; default: 50 everyday things over colours.")
+@click.option(
+    "--count", type=click.IntRange(1, 10_000), default=50, show_default=True, help="Default prompts to use."
+)
+@click.option("--seed", type=click.IntRange(0, 2**31), default=900_000, show_default=True)
+@click.option("--sheet", type=_FILE, help="Contact sheet to write: A and B side by side (PNG).")
+def compare(
+    pack_a: Path, pack_b: Path, prompts: Path | None, count: int, seed: int, sheet: Path | None
+) -> None:
+    """Make the same pictures with PACK_A and PACK_B and say how far apart they are."""
+    from .runner import Runner
+
+    packs = [Pack.open(pack_a), Pack.open(pack_b)]
+    words = read_prompts(prompts) if prompts else evaluation_prompts(count)
+    pictures = [ev.make_pictures(Runner.of_pack(pack), words, seed, pack.name) for pack in packs]
+    if pictures[0][0].shape != pictures[1][0].shape:
+        raise SourceError(
+            f"the packs' default sizes differ: {pictures[0][0].shape} and {pictures[1][0].shape}"
+        )
+    drift = ev.picture_drift(*pictures)
+    if sheet:
+        ev.contact_sheet(*pictures, sheet)
+    costs = [ev.measure_cost(pack.folder, words[0]) for pack in packs]
+    rows = [("pack", "MB", "s a picture", "load s", "peak MB")]
+    for pack, cost in zip(packs, costs, strict=True):
+        numbers = (
+            f"{pack.size_bytes / 1e6:.1f}",
+            f"{cost.seconds:.2f}",
+            f"{cost.load_s:.2f}",
+            str(cost.peak_mb),
+        )
+        rows.append((str(pack.folder), *numbers))
+    for line in ev.table(rows):
+        click.echo(line)
+    click.echo(
+        f"{drift.pictures} pictures: PSNR {drift.psnr_db:.2f} dB (worst {drift.psnr_db_worst:.2f}), "
+        f"SSIM {drift.ssim:.4f} (worst {drift.ssim_worst:.4f}); {PICTURES_BAR}"
+    )
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command; expected failures are one line and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _stop)  # so that an ended build cleans up after itself
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as err:
+        err.show()
+        sys.exit(err.exit_code)
+    except EdgegenError as err:
+        click.echo(f"error: {err}", err=True)
+        sys.exit(err.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped; nothing was written", err=True)
+        sys.exit(130)

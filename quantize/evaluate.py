@@ -1,0 +1,134 @@
+"""What a pack lost: drift of every graph and of final pictures, and what a picture costs.
+
+`python -m quantize compare A B` compares two packs; building a pack runs the same code against its own
+float32 graphs and writes the result into `pack.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from edgegen.errors import EngineError
+
+from .calibrate import Records
+from .metrics import psnr_db, ratio_db, relative_error, ssim
+from .runner import Runner
+from .sensitivity import first_outputs, noise_ratio
+
+SHEET_COLUMNS = 4
+SHEET_GAP = 8  # pixels
+MEASURE_TIMEOUT_S = 3600
+
+
+@dataclass(frozen=True)
+class GraphDrift:
+    """How far a graph's first output is from float32's on recorded inputs.
+
+    Attributes:
+        sqnr_db: energy of the outputs over energy of the differences.
+        relative_error: largest difference over largest output.
+    """
+
+    sqnr_db: float
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class PictureDrift:
+    """How far pictures of the same words and seeds are apart; SSIM after Wang et al. 2004."""
+
+    pictures: int
+    psnr_db: float
+    psnr_db_worst: float
+    ssim: float
+    ssim_worst: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One picture at default settings in a process of its own, on the CPU provider of this PC.
+
+    Attributes:
+        peak_mb: largest resident memory of the process, 10^6 bytes.
+        load_s: opening the sessions.
+    """
+
+    seconds: float
+    load_s: float
+    peak_mb: int
+
+
+def graph_drift(reference: Path, graph: Path, records: Records) -> GraphDrift:
+    """Run both graphs on the same recorded inputs, one after the other."""
+    feeds = list(records)
+    wanted, got = first_outputs(reference, feeds), first_outputs(graph, feeds)
+    worst = max(relative_error(w, g) for w, g in zip(wanted, got, strict=True))
+    return GraphDrift(round(ratio_db(1.0, noise_ratio(wanted, got)), 2), round(worst, 5))
+
+
+def make_pictures(runner: Runner, prompts: Sequence[str], seed: int, label: str) -> list[np.ndarray]:
+    """One picture of every prompt, with seeds from `seed` on."""
+    rows = enumerate(tqdm(prompts, desc=f"pictures of {label}", unit="picture", leave=False))
+    return [runner.picture(prompt, seed + i) for i, prompt in rows]
+
+
+def picture_drift(reference: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> PictureDrift:
+    """Mean and worst PSNR and SSIM of pairs of (h, w, 3) uint8 pictures."""
+    pairs = list(zip(reference, got, strict=True))
+    psnrs, ssims = [psnr_db(a, b) for a, b in pairs], [ssim(a, b) for a, b in pairs]
+    psnr = round(float(np.mean(psnrs)), 2), round(min(psnrs), 2)
+    return PictureDrift(len(pairs), *psnr, round(float(np.mean(ssims)), 4), round(min(ssims), 4))
+
+
+def contact_sheet(reference: Sequence[np.ndarray], got: Sequence[np.ndarray], path: Path) -> None:
+    """Pairs of pictures side by side, four pairs a row, as PNG."""
+    high, wide = reference[0].shape[:2]
+    pair_wide = 2 * wide + 3 * SHEET_GAP
+    rows = -(-len(reference) // SHEET_COLUMNS)
+    columns = min(SHEET_COLUMNS, len(reference))
+    sheet = Image.new("RGB", (columns * pair_wide, rows * (high + SHEET_GAP) + SHEET_GAP), (96, 96, 96))
+    for i, pair in enumerate(zip(reference, got, strict=True)):
+        row, column = divmod(i, SHEET_COLUMNS)
+        for side, pixels in enumerate(pair):
+            x = column * pair_wide + SHEET_GAP + side * (wide + SHEET_GAP // 2)
+            sheet.paste(Image.fromarray(pixels), (x, SHEET_GAP + row * (high + SHEET_GAP)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, optimize=True)
+
+
+def measure_cost(pack: Path, prompt: str, threads: int = 0) -> Cost:
+    """Make pictures with a pack in a new process; seconds are of the second one, when all is warm.
+
+    Raises:
+        EngineError: the process failed; carries the end of what it said.
+    """
+    command = [sys.executable, "-m", "quantize.measure", str(pack.absolute()), prompt, str(threads)]
+    root = str(Path(__file__).parent.parent)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=MEASURE_TIMEOUT_S, cwd=root)
+    if done.returncode != 0:
+        raise EngineError(f"measuring {pack} failed: {done.stderr.strip()[-500:]}")
+    return Cost(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Rows as aligned columns of text; the first row is the head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for number, row in enumerate(rows):
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        yield "  ".join(cells).rstrip()
+        if number == 0:
+            yield "  ".join("-" * w for w in widths)
+
+
+def as_json(drift: GraphDrift | PictureDrift | Cost) -> dict[str, float]:
+    """For `pack.json`."""
+    return asdict(drift)

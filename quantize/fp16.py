@@ -1,0 +1,24 @@
+"""The FP16 pack: half the bytes; the runtime contract and the arithmetic stay float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .graphs import load_graph, save_graph
+from .rewrites import stamp, weights_as_fp16
+
+
+def convert_fp16(graph: Path, out: Path, version: str) -> list[Path]:
+    """Store a float32 graph's weights as FP16.
+
+    ONNX Runtime's x86 kernels compute in float32: the Casts are folded at load, so that speed and memory
+    are those of float32 and only the files are smaller.
+
+    Returns:
+        The files written.
+    """
+    model = load_graph(graph)
+    weights_as_fp16(model)
+    stamp(model, version)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return save_graph(model, out)

@@ -1,0 +1,111 @@
+"""ONNX files on disk: loading, naming, and weights in one aligned file beside the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto
+from onnx.external_data_helper import set_external_data
+
+PAGE = 4096
+CACHE_LINE = 64
+INLINE_BELOW = 1024  # bytes; shape inference must be able to read the small ones
+PAGE_ALIGN_FROM = 64 * 1024
+LAYER_OPS = ("Conv", "MatMul", "Gemm")
+
+
+def save_graph(model: ModelProto, path: Path) -> list[Path]:
+    """Write a graph and, in `<path>.data`, its weights: aligned, so that they can be memory-mapped.
+
+    Weights of 64 KiB and more start on pages, the smaller ones on cache lines; what is below 1 KiB stays
+    in the graph. The model loses its weights by it.
+
+    Returns:
+        The files written.
+    """
+    data_path = path.with_name(path.name + ".data")
+    files = [path]
+    with data_path.open("wb") as data:
+        for tensor in model.graph.initializer:
+            raw = _raw_bytes(tensor)
+            if len(raw) < INLINE_BELOW:
+                continue
+            offset = _pad(data, PAGE if len(raw) >= PAGE_ALIGN_FROM else CACHE_LINE)
+            data.write(raw)
+            set_external_data(tensor, data_path.name, offset=offset, length=len(raw))
+            tensor.data_location = TensorProto.EXTERNAL
+            tensor.ClearField("raw_data")
+    if data_path.stat().st_size:
+        files.append(data_path)
+    else:
+        data_path.unlink()
+    path.write_bytes(model.SerializeToString())
+    return files
+
+
+def _pad(data: object, alignment: int) -> int:
+    offset = data.tell()  # type: ignore[attr-defined]
+    padding = -offset % alignment
+    data.write(bytes(padding))  # type: ignore[attr-defined]
+    return int(offset + padding)
+
+
+def _raw_bytes(tensor: TensorProto) -> bytes:
+    if not tensor.HasField("raw_data"):
+        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
+    return tensor.raw_data
+
+
+def load_graph(path: Path, weights: bool = True) -> ModelProto:
+    """Read a graph, with or without the weights that lie beside it."""
+    return onnx.load(str(path), load_external_data=weights)
+
+
+def initializers(model: ModelProto) -> dict[str, TensorProto]:
+    """Weights by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def weight_name(node: NodeProto, weights: dict[str, TensorProto]) -> str | None:
+    """The weight of a Conv, MatMul or Gemm; None when it multiplies two activations."""
+    if node.op_type in LAYER_OPS and len(node.input) > 1 and node.input[1] in weights:
+        return str(node.input[1])
+    return None
+
+
+def layers(model: ModelProto) -> list[str]:
+    """Names of all nodes that multiply with weights, in graph order."""
+    weights = initializers(model)
+    return [node.name for node in model.graph.node if weight_name(node, weights)]
+
+
+def size_bytes(files: list[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
+
+
+def op_counts(model: ModelProto) -> dict[str, int]:
+    """How many nodes of each operator a graph has."""
+    counts: dict[str, int] = {}
+    for node in model.graph.node:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return counts
+
+
+def annotate_types(model: ModelProto) -> ModelProto:
+    """Shapes and types of all tensors, as far as ONNX knows them.
+
+    ONNX does not know MultiHeadAttention and would stop there; its result has the type of its query.
+    """
+    known = {value.name for value in model.graph.value_info}
+    for name in _attention_outputs(model):
+        if name not in known:
+            model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def _attention_outputs(model: ModelProto) -> Iterator[str]:
+    for node in model.graph.node:
+        if node.op_type == "MultiHeadAttention":
+            yield str(node.output[0])

@@ -1,0 +1,127 @@
+"""Pictures from ONNX graphs on a PC: the device's way, by the same ground floor.
+
+Used to record what the graphs see, and to compare the pictures of two packs. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import onnxruntime as ort
+
+from edgegen.diffusion.pixels import to_uint8
+from edgegen.diffusion.rng import NoiseSource
+from edgegen.diffusion.sampler import sample
+from edgegen.diffusion.schedulers import make_scheduler
+from edgegen.diffusion.schedules import NoiseSchedule
+from edgegen.diffusion.tokenizer import ClipTokenizer
+from edgegen.pack import Manifest, Pack
+
+Feeds = dict[str, np.ndarray]
+Observer = Callable[[str, Feeds], None]  # (role, inputs), called before every run of a graph
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that turns words into a picture, but the graphs. Sides in pixels."""
+
+    tokenizer: Path
+    max_length: int
+    schedule: NoiseSchedule
+    prediction_type: str
+    latent_channels: int
+    latent_downscale: int
+    latent_scale: float
+    sampler: str
+    steps: int
+    guidance: float
+    width: int
+    height: int
+
+    @classmethod
+    def of_pack(cls, pack: Pack) -> Recipe:
+        """The defaults of a pack."""
+        return cls.of_manifest(pack.manifest, pack.tokenizer_path)
+
+    @classmethod
+    def of_manifest(cls, m: Manifest, tokenizer: Path) -> Recipe:
+        """The defaults a manifest states."""
+        schedule = NoiseSchedule(
+            m.beta_schedule,
+            m.beta_start,
+            m.beta_end,
+            m.num_train_timesteps,
+            m.rescale_zero_terminal_snr,
+            m.timestep_spacing,
+            m.steps_offset,
+        )
+        latents = m.latent_channels, m.latent_downscale, m.latent_scale
+        d = m.defaults
+        run = d.sampler, d.steps, d.guidance, d.width, d.height
+        return cls(tokenizer, m.tokenizer.max_length, schedule, m.prediction_type, *latents, *run)
+
+
+def open_session(path: Path, threads: int = 0) -> ort.InferenceSession:
+    """A CPU session; 0 threads lets ONNX Runtime choose."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class Runner:
+    """Graphs and a recipe, ready to make pictures.
+
+    Args:
+        graphs: role -> .onnx, at least text_encoder, unet and vae_decoder.
+        observer: told the inputs of every run.
+    """
+
+    def __init__(
+        self, graphs: dict[str, Path], recipe: Recipe, threads: int = 0, observer: Observer | None = None
+    ):
+        self.recipe = recipe
+        self._tokenizer = ClipTokenizer.from_file(recipe.tokenizer, recipe.max_length)
+        self._sessions = {role: open_session(path, threads) for role, path in graphs.items()}
+        self._observer = observer
+
+    @classmethod
+    def of_pack(cls, pack: Pack, threads: int = 0) -> Runner:
+        """A pack at its defaults."""
+        roles = ("text_encoder", "unet", "vae_decoder")
+        return cls({role: pack.graph(role) for role in roles}, Recipe.of_pack(pack), threads)
+
+    def picture(self, prompt: str, seed: int) -> np.ndarray:
+        """Words and a seed to (height, width, 3) uint8."""
+        r = self.recipe
+        scheduler = make_scheduler(r.sampler, r.schedule, r.prediction_type, r.steps)
+        noise = NoiseSource(seed)
+        sides = r.height // r.latent_downscale, r.width // r.latent_downscale
+        latents = noise.normal((1, r.latent_channels, *sides)) * np.float32(scheduler.init_noise_sigma)
+        words, no_words = self._encode(prompt), self._encode("") if r.guidance != 1 else None
+        for step in sample(self._denoise, scheduler, latents, words, no_words, r.guidance, noise):
+            latents = step.latents
+        scaled = (latents / r.latent_scale).astype(np.float32)
+        return to_uint8(self._run("vae_decoder", {"latent_sample": scaled}))
+
+    def _encode(self, text: str) -> np.ndarray:
+        return self._run("text_encoder", {"input_ids": self._tokenizer.encode(text)})
+
+    def _denoise(self, latents: np.ndarray, timestep: float, words: np.ndarray) -> np.ndarray:
+        feeds = {
+            "sample": latents.astype(np.float32),
+            "timestep": np.array([round(timestep)], np.int64),
+            "encoder_hidden_states": words,
+        }
+        return self._run("unet", feeds)
+
+    def _run(self, role: str, feeds: Feeds) -> np.ndarray:
+        if self._observer:
+            self._observer(role, feeds)
+        return self._sessions[role].run(None, feeds)[0]
