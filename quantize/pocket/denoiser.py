@@ -7,6 +7,7 @@ SNR (Lin et al. 2024, arXiv:2305.08891): without it no background can be pure wh
 from __future__ import annotations
 
 import copy
+import json
 import random
 import time
 from dataclasses import dataclass
@@ -21,13 +22,21 @@ from tokenizers import Tokenizer
 
 from .autoencoder import DOWNSCALE, LATENT_CHANNELS
 from .captions import colours_seen, judged_caption, own_tags, random_caption
-from .data import SIZE, Emoji, composite, emoji_list, load_rgba, taught
+from .data import PICTURES_PACKAGE, SIZE, Emoji, composite, emoji_list, load_rgba, taught
 from .palette import BACKGROUNDS
 from .words import build_text_encoder, train_tokenizer
 
 SIDE = SIZE // DOWNSCALE
 CAPTION_DROPOUT = 0.08
-EMA_DECAY = 0.998
+EMA_DECAY = 0.995
+PACK_DEFAULTS = {
+    "name": "pocket",
+    "title": "Small things in bright colours: edgegen's own model, 256x256",
+    "family": "sd1",
+    "defaults": {"sampler": "ddim", "steps": 8, "guidance": 2.0, "width": SIZE, "height": SIZE},
+    "sizes": {"min": SIZE, "max": SIZE, "multiple": 64},
+    "licence": "Apache-2.0; trained from Microsoft's Fluent Emoji (MIT)",
+}
 WORDS_PACE = 0.2  # of the UNet's learning rate: faster, the text encoder forgets things in favour of colours
 
 
@@ -234,6 +243,17 @@ def train_denoiser(
     keep(work, student, tokenizer, things)
 
 
+def provenance(step: int, things: str) -> dict[str, object]:
+    """Where the weights come from, for `pack.json`."""
+    emojis = emoji_list()
+    return {
+        "trained_from": f"{PICTURES_PACKAGE} on npm: Microsoft's Fluent 3D emoji (MIT)",
+        "trained_by": f"python -m quantize.pocket, {step} steps of the denoiser",
+        "things": [emojis[i].label for i in taught(emojis, things)],
+        "backgrounds": list(BACKGROUNDS),
+    }
+
+
 def keep(work: Path, student: Student, tokenizer: Tokenizer, things: str) -> None:
     """Save what resumes the training, the averaged model in diffusers layout, and a contact sheet."""
     student.save(work / "train.pt")
@@ -244,6 +264,8 @@ def keep(work: Path, student: Student, tokenizer: Tokenizer, things: str) -> Non
     build_scheduler().save_pretrained(target / "scheduler")
     vae = AutoencoderDC.from_pretrained(work / "vae").eval()
     vae.save_pretrained(target / "vae")
+    about = {**PACK_DEFAULTS, "provenance": provenance(student.step, things)}
+    (target / "pack_defaults.json").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
     emojis = emoji_list()
     pick = [emojis[i] for i in random.Random(7).sample(taught(emojis, things), 20)]
     texts = [judged_caption(e, colours_seen(e)[1 + k % 5]) for k, e in enumerate(pick)]
