@@ -197,6 +197,22 @@ class Pack:
         )
         return cls(folder, manifest)
 
+    def verify_graph(self, role: str) -> Path:
+        """Like `graph`, after hashing the files of that graph: parse nothing else. Raises PackError."""
+        path = self.graph(role)
+        files = self.manifest.graphs[role].files.items()
+        found = (_file_problem(self.folder, p, e) or _hash_problem(self.folder, p, e) for p, e in files)
+        _raise_if(self.folder, [problem for problem in found if problem])
+        return path
+
+    def verify_tokenizer(self) -> Path:
+        """Like `tokenizer_path`, after hashing it. Raises PackError."""
+        entry = FileEntry(sha256=self.manifest.tokenizer.sha256, bytes=self.manifest.tokenizer.bytes)
+        path = self.manifest.tokenizer.file
+        problem = _file_problem(self.folder, path, entry) or _hash_problem(self.folder, path, entry)
+        _raise_if(self.folder, [problem] if problem else [])
+        return self.tokenizer_path
+
     def graph(self, role: str) -> Path:
         """The .onnx file of a role. Raises PackError when the pack has no such graph."""
         if role not in self.manifest.graphs:
@@ -204,14 +220,14 @@ class Pack:
             raise PackError(f"pack {self.name} has no graph {role!r}; it has {has}")
         return self.folder / self.manifest.graphs[role].file
 
+    def check_files(self) -> Iterator[tuple[str, str | None]]:
+        """Hash file by file: (path, what is wrong with it or None)."""
+        for path, entry in self.manifest.files().items():
+            yield path, _file_problem(self.folder, path, entry) or _hash_problem(self.folder, path, entry)
+
     def verify(self) -> None:
         """Hash every file. Raises PackError naming each bad file, the expected and the found SHA-256."""
-        problems = []
-        for path, entry in self.manifest.files().items():
-            problem = _file_problem(self.folder, path, entry) or _hash_problem(self.folder, path, entry)
-            if problem:
-                problems.append(problem)
-        _raise_if(self.folder, problems)
+        _raise_if(self.folder, [problem for _, problem in self.check_files() if problem])
 
 
 def _raise_if(folder: Path, problems: list[str]) -> None:
@@ -299,20 +315,18 @@ def _readable(err: ValidationError) -> list[str]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Write `pack.json` so that a power cut leaves the old file or the new one, never half of it.
-
-    Raises StorageError when the folder cannot be written.
-    """
+    """Write `pack.json` in one piece. Raises StorageError when the folder cannot be written."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path = folder / MANIFEST_NAME
     try:
-        _replace_file(path, text.encode("utf-8"))
+        replace_file(path, text.encode("utf-8"))
     except OSError as err:
         raise StorageError(f"cannot write {path}: {err.strerror}") from err
     return path
 
 
-def _replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that a power cut leaves the old one or the new one, whole. Raises OSError."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ def sample(
     guidance_scale: float,
     rng: NoiseSource | None = None,
     pair: PairDenoiser | None = None,
-) -> Iterator[SamplerStep]:
+) -> Generator[SamplerStep, None, None]:
     """Denoise, yielding after every step.
 
     Args:

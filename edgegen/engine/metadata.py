@@ -1,0 +1,123 @@
+"""A picture's file: its pixels, and the words, seed and settings it came from.
+
+PNG carries two text chunks: `parameters` as AUTOMATIC1111's web UI writes it, which many viewers show,
+and `edgegen`, a JSON object. JPEG and WebP carry the same in EXIF (UserComment and ImageDescription).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from .. import __version__
+from ..errors import StorageError
+from ..pack import replace_file
+from .pipeline import Picture
+
+FORMATS = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG"}
+SUFFIXES = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
+QUALITY = {"webp": 92, "jpeg": 94}
+MAX_PIXELS = 8192 * 8192
+_SAMPLER_NAMES = {
+    "euler": "Euler",
+    "euler_ancestral": "Euler a",
+    "ddim": "DDIM",
+    "dpmpp_2m": "DPM++ 2M",
+    "lcm": "LCM",
+}
+_IMAGE_DESCRIPTION, _SOFTWARE, _EXIF_IFD, _USER_COMMENT = 0x010E, 0x0131, 0x8769, 0x9286
+
+
+def describe(picture: Picture) -> dict[str, Any]:
+    """What the `edgegen` chunk holds: enough to make the same picture again."""
+    return {
+        **asdict(picture.settings),
+        "pack": picture.pack_name,
+        "provider": picture.provider,
+        "seconds": round(picture.seconds, 3),
+        "version": __version__,
+    }
+
+
+def parameters_text(picture: Picture) -> str:
+    """The `parameters` text: prompt, negative prompt, and one line of settings."""
+    s = picture.settings
+    sampler = _SAMPLER_NAMES.get(s.sampler, s.sampler)
+    lines = [s.prompt, *([f"Negative prompt: {s.negative_prompt}"] if s.negative_prompt else [])]
+    lines.append(
+        f"Steps: {s.steps}, Sampler: {sampler}, CFG scale: {s.guidance:g}, Seed: {s.seed}, "
+        f"Size: {s.width}x{s.height}, Model: {picture.pack_name}, Version: edgegen {__version__}"
+    )
+    return "\n".join(lines)
+
+
+def encode_picture(picture: Picture, file_format: str = "png") -> bytes:
+    """The picture's file as bytes. Raises ValueError for a format other than png, webp, jpeg."""
+    if file_format not in FORMATS:
+        raise ValueError(f"format is {file_format!r}; known are {', '.join(FORMATS)}")
+    image = Image.fromarray(picture.pixels)
+    out = io.BytesIO()
+    if file_format == "png":
+        image.save(out, "PNG", pnginfo=_png_text(picture))
+    else:
+        image.save(out, FORMATS[file_format], quality=QUALITY[file_format], exif=_exif(picture))
+    return out.getvalue()
+
+
+def _png_text(picture: Picture) -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("parameters", parameters_text(picture))
+    info.add_itxt("edgegen", json.dumps(describe(picture), ensure_ascii=False))
+    return info
+
+
+def _exif(picture: Picture) -> Image.Exif:
+    exif = Image.Exif()
+    exif[_IMAGE_DESCRIPTION] = json.dumps(describe(picture))  # ASCII, as EXIF demands
+    exif[_SOFTWARE] = f"edgegen {__version__}"
+    comment = b"UNICODE\0" + parameters_text(picture).encode("utf-16-be")
+    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = comment
+    return exif
+
+
+def save_picture(picture: Picture, path: Path, file_format: str | None = None) -> None:
+    """Write the picture so that a power cut leaves the whole file or none.
+
+    Args:
+        file_format: `png`, `webp` or `jpeg`; by the path's suffix when None.
+    Raises:
+        StorageError: the file cannot be written, or its suffix names no format.
+    """
+    chosen = file_format or SUFFIXES.get(path.suffix.lower())
+    if chosen is None:
+        raise StorageError(f"{path}: the file's name must end in {', '.join(SUFFIXES)}")
+    data = encode_picture(picture, chosen)
+    try:
+        replace_file(path, data)
+    except OSError as err:
+        raise StorageError(f"cannot write {path}: {err.strerror or err}") from err
+
+
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """What `describe` wrote into a picture; None when it holds nothing of ours or is no picture.
+
+    The file is taken as hostile: only three formats are tried, and no pixel is decoded.
+    """
+    try:
+        with Image.open(path, formats=list(FORMATS.values())) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return None
+            text = (
+                image.info.get("edgegen")
+                if image.format == "PNG"
+                else image.getexif().get(_IMAGE_DESCRIPTION)
+            )
+        found = json.loads(text) if isinstance(text, str) else None
+    except (OSError, ValueError, SyntaxError, RecursionError, Image.DecompressionBombError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,232 @@
+"""Words to a picture: tokenizer, text encoder, denoising loop, decoder."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+
+from ..diffusion.pixels import to_uint8
+from ..diffusion.prompt import token_problem
+from ..diffusion.rng import NoiseSource
+from ..diffusion.sampler import PairDenoiser, SamplerStep, sample
+from ..diffusion.schedulers import make_scheduler
+from ..diffusion.tokenizer import ClipTokenizer
+from ..errors import BadRequest, EngineError, OutOfMemory, Problem
+from ..pack import Pack
+from .providers import ProviderChoice, choose_provider
+from .request import GenerationSettings, noise_schedule, resolve_settings
+from .session import SessionCache
+
+__all__ = ["GenerationSettings", "Picture", "Progress", "TextToImage", "resolve_settings"]
+
+PROMPTS_REMEMBERED = 8
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After each step; step 0 comes before any work.
+
+    Attributes:
+        latents: (1, c, h, w) float32 as the scheduler keeps them.
+        denoised: the picture's latents as predicted in this step, for previews; None at step 0.
+    """
+
+    step: int
+    steps: int
+    latents: np.ndarray
+    denoised: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture.
+
+    Attributes:
+        pixels: (height, width, 3) uint8.
+        seconds: from the first `next` to the last, loading and the caller's pauses included.
+        provider: `cpu` or `openvino`.
+    """
+
+    pixels: np.ndarray
+    settings: GenerationSettings
+    seconds: float
+    provider: str
+    pack_name: str
+
+
+class TextToImage:
+    """A pack on a provider. Graphs load when first needed and stay until `close`. Not thread-safe.
+
+    Args:
+        provider: `auto`, `cpu`, `openvino`, or a choice already made.
+        threads: for ONNX Runtime; 0: one per usable core.
+        batch_guidance: run guidance's two passes as one batch of 2: more memory, on few cores no faster.
+    Raises:
+        ProviderError: the provider asked for cannot run here.
+        PackError: the tokenizer is altered or not of CLIP type.
+    """
+
+    def __init__(
+        self,
+        pack: Pack,
+        provider: str | ProviderChoice = "auto",
+        threads: int = 0,
+        batch_guidance: bool = False,
+    ):
+        self.pack = pack
+        self.provider = choose_provider(provider) if isinstance(provider, str) else provider
+        self.sessions = SessionCache(pack, self.provider, threads)
+        self._tokenizer = ClipTokenizer.from_file(pack.verify_tokenizer(), pack.manifest.tokenizer.max_length)
+        self._batch_guidance = batch_guidance
+        self._encodings: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._unconditional: np.ndarray | None = None
+
+    def generate(self, settings: GenerationSettings) -> Generator[Progress | Picture, None, None]:
+        """Progress for every step, then the Picture. Close the iterator to cancel between two steps.
+
+        Raises:
+            BadRequest: the prompt has more tokens than the pack reads.
+            OutOfMemory: names the size and what to lower.
+            EngineError, PackError: a graph failed, or is not what the manifest says.
+        """
+        began = time.monotonic()
+        self.check_prompts(settings)
+        try:
+            latents = yield from self._denoise(settings)
+            pixels = self._decode(latents)
+        except MemoryError as err:
+            raise OutOfMemory(self._memory_advice(settings)) from err
+        seconds = time.monotonic() - began
+        yield Picture(pixels, settings, seconds, self.provider.name, self.pack.name)
+
+    def check_prompts(self, settings: GenerationSettings) -> None:
+        """Raises BadRequest when a prompt has more tokens than the pack reads; none is ever cut silently."""
+        texts = {"prompt": settings.prompt, "negative_prompt": settings.negative_prompt}
+        found = {field: token_problem(text, self._tokenizer) for field, text in texts.items()}
+        if problems := [Problem(field, texts[field], message) for field, message in found.items() if message]:
+            raise BadRequest(problems)
+
+    def close(self) -> None:
+        """Free graphs and encodings; safe to call twice. The next `generate` loads again."""
+        self.sessions.close()
+        self._encodings.clear()
+        self._unconditional = None
+
+    def __enter__(self) -> TextToImage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _denoise(self, settings: GenerationSettings) -> Generator[Progress, None, np.ndarray]:
+        """Yields Progress; the final latents are its return value."""
+        manifest = self.pack.manifest
+        scheduler = make_scheduler(
+            settings.sampler, noise_schedule(manifest), manifest.prediction_type, settings.steps
+        )
+        side = manifest.latent_downscale
+        shape = (1, manifest.latent_channels, settings.height // side, settings.width // side)
+        rng = NoiseSource(settings.seed)
+        latents = rng.normal(shape) * np.float32(scheduler.init_noise_sigma)
+        yield Progress(0, settings.steps, latents, None)
+        guided = settings.guidance != 1
+        conditioning = self._encode(settings.prompt)
+        unconditional = self._encode(settings.negative_prompt) if guided else None
+        pair = self._batch_of_two() if guided and self._batch_guidance else None
+        steps = sample(
+            self._unet, scheduler, latents, conditioning, unconditional, settings.guidance, rng, pair
+        )
+        with closing(steps):
+            for step in steps:
+                latents = step.latents
+                yield _progress(step)
+        return latents
+
+    def _unet(self, latents: np.ndarray, timestep: float, conditioning: np.ndarray) -> np.ndarray:
+        feeds = {
+            "sample": latents,
+            "timestep": np.array([timestep]),
+            "encoder_hidden_states": conditioning,
+        }
+        out = self.sessions.get("unet").run(feeds)
+        return _output(out, "out_sample", "unet", latents.shape)
+
+    def _batch_of_two(self) -> PairDenoiser:
+        def pair(
+            latents: np.ndarray, timestep: float, conditioning: np.ndarray, unconditional: np.ndarray
+        ) -> tuple[np.ndarray, np.ndarray]:
+            both = self._unet(
+                np.concatenate([latents, latents]), timestep, np.concatenate([conditioning, unconditional])
+            )
+            return both[:1], both[1:]
+
+        return pair
+
+    def _encode(self, text: str) -> np.ndarray:
+        """(1, max_length, width) float32; the empty text's and the most recent ones are remembered."""
+        if not text and self._unconditional is not None:
+            return self._unconditional
+        if text in self._encodings:
+            self._encodings.move_to_end(text)
+            return self._encodings[text]
+        out = self.sessions.get("text_encoder").run({"input_ids": self._tokenizer.encode(text)})
+        encoding = _output(out, "last_hidden_state", "text_encoder")
+        if not text:
+            self._unconditional = encoding
+            return encoding
+        self._encodings[text] = encoding
+        while len(self._encodings) > PROMPTS_REMEMBERED:
+            self._encodings.popitem(last=False)
+        return encoding
+
+    def _decode(self, latents: np.ndarray) -> np.ndarray:
+        if not np.isfinite(latents).all():
+            raise EngineError(
+                f"the unet of pack {self.pack.name} gave numbers that are no numbers on provider "
+                f"{self.provider.name}; try another provider, sampler or precision"
+            )
+        scaled = latents / np.float32(self.pack.manifest.latent_scale)
+        out = self.sessions.get("vae_decoder").run({"latent_sample": scaled})
+        try:
+            return to_uint8(_output(out, "sample", "vae_decoder"))
+        except ValueError as err:
+            raise EngineError(f"graph vae_decoder: {err}") from err
+
+    def _memory_advice(self, settings: GenerationSettings) -> str:
+        smallest = self.pack.manifest.sizes.min
+        size = f"{settings.width}x{settings.height}"
+        can_shrink = max(settings.width, settings.height) > smallest
+        lower = f"lower width and height (down to {smallest})" if can_shrink else "take a smaller pack"
+        needs = self.pack.manifest.min_ram_mb
+        measured = f" (it needs {needs} MB at {self._default_size()})" if needs else ""
+        return (
+            f"not enough memory for a {size} picture with pack {self.pack.name}{measured}: {lower}, "
+            "or free memory on this machine"
+        )
+
+    def _default_size(self) -> str:
+        defaults = self.pack.manifest.defaults
+        return f"{defaults.width}x{defaults.height}"
+
+
+def _progress(step: SamplerStep) -> Progress:
+    return Progress(step.index, step.total, step.latents, step.denoised)
+
+
+def _output(
+    out: dict[str, np.ndarray], name: str, graph: str, shape: tuple[int, ...] | None = None
+) -> np.ndarray:
+    """One output as float32. Raises EngineError when the graph has none of that name, or another shape."""
+    if name not in out:
+        raise EngineError(f"graph {graph} has no output {name}; it has {', '.join(out)}")
+    if shape is not None and out[name].shape != shape:
+        raise EngineError(f"graph {graph}: {name} has shape {out[name].shape}, expected {shape}")
+    return out[name].astype(np.float32, copy=False)

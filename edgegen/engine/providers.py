@@ -1,0 +1,117 @@
+"""Execution providers: which one runs the graphs on this machine, and why.
+
+OpenVINO comes as the plugin package `onnxruntime-ep-openvino` beside onnxruntime. (The older wheel
+`onnxruntime-openvino` overwrites onnxruntime's own files and cannot stand beside it.)
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ProviderError
+from .runtime import onnxruntime
+
+PROVIDERS = ("auto", "cpu", "openvino")
+CPUINFO = Path("/proc/cpuinfo")
+INTEL = "GenuineIntel"
+PLUGIN_MODULE = "onnxruntime_ep_openvino"
+INSTALL_HINT = "install it: pip install 'edgegen[openvino]' (x86-64 only)"
+
+
+@dataclass(frozen=True)
+class ProviderChoice:
+    """The provider that runs the graphs.
+
+    Attributes:
+        name: `cpu` or `openvino`.
+        reason: for people: why this one.
+        devices: ONNX Runtime's OrtEpDevice of the provider; empty for the built-in CPU provider.
+        make_options: threads -> the plugin's options.
+    """
+
+    name: str
+    reason: str
+    devices: tuple[Any, ...] = ()
+    make_options: Callable[[int], dict[str, str]] = lambda threads: {}  # noqa: ARG005
+
+
+def choose_provider(wanted: str = "auto", cpuinfo: Path = CPUINFO) -> ProviderChoice:
+    """`auto` takes OpenVINO on an Intel chip when it is installed, else the CPU provider, and says why.
+
+    Raises:
+        ProviderError: OpenVINO was asked for and cannot run here, or the name is unknown.
+    """
+    if wanted == "cpu":
+        return ProviderChoice("cpu", "asked for")
+    if wanted == "openvino":
+        return _openvino("asked for")
+    if wanted != "auto":
+        raise ProviderError(f"provider is {wanted!r}; known are {', '.join(PROVIDERS)}")
+    vendor = cpu_vendor(cpuinfo)
+    if vendor != INTEL:
+        return ProviderChoice(
+            "cpu", f"the processor is {vendor or 'not an Intel one'}; OpenVINO is for Intel's"
+        )
+    try:
+        return _openvino("an Intel processor, and OpenVINO is installed")
+    except ProviderError as err:
+        return ProviderChoice("cpu", f"an Intel processor, but {err}")
+
+
+def cpu_vendor(cpuinfo: Path = CPUINFO) -> str:
+    """`GenuineIntel`, `AuthenticAMD`, ...; empty where the kernel names none (ARM) or hides it."""
+    try:
+        lines = cpuinfo.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
+
+
+def _openvino(reason: str) -> ProviderChoice:
+    devices = openvino_devices()
+    return ProviderChoice("openvino", reason, devices[:1], openvino_options)
+
+
+def openvino_options(threads: int) -> dict[str, str]:
+    """The plugin takes OpenVINO's own properties as JSON, per device."""
+    return {"load_config": json.dumps({"CPU": {"INFERENCE_NUM_THREADS": str(threads)}})}
+
+
+@functools.cache
+def openvino_devices() -> tuple[Any, ...]:
+    """The CPU devices that the OpenVINO plugin offers; loads its library (once).
+
+    Raises:
+        ProviderError: not installed, does not load, or offers nothing: it enumerates Intel hardware only,
+            although OpenVINO itself would run on other x86-64 processors.
+    """
+    if importlib.util.find_spec(PLUGIN_MODULE) is None:
+        raise ProviderError(f"the OpenVINO provider is not installed; {INSTALL_HINT}, or use provider cpu")
+    ort = onnxruntime()
+    try:
+        plugin = importlib.import_module(PLUGIN_MODULE)
+        ort.register_execution_provider_library(PLUGIN_MODULE, plugin.get_library_path())
+        offered = [d for d in ort.get_ep_devices() if d.ep_name == plugin.get_ep_name()]
+    except Exception as err:
+        raise ProviderError(
+            f"the OpenVINO provider does not load: {_first_line(err)}; use provider cpu"
+        ) from err
+    found = tuple(d for d in offered if d.ep_metadata.get("ov_device") == "CPU")
+    if not found:
+        vendor = cpu_vendor() or "unknown"
+        raise ProviderError(
+            f"the OpenVINO provider offers no device on this processor ({vendor}): its plugin serves Intel "
+            "hardware only; use provider cpu"
+        )
+    return found
+
+
+def _first_line(err: Exception) -> str:
+    return (str(err).strip().splitlines() or [type(err).__name__])[0][:300]

@@ -1,0 +1,157 @@
+"""Sessions: graphs loaded by ONNX Runtime, with every failure made readable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import EngineError, OutOfMemory, ProviderError
+from ..pack import Pack
+from .providers import ProviderChoice
+from .runtime import FATAL_ONLY, onnxruntime, usable_cores
+
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(bool)": np.bool_,
+}
+_NO_MEMORY = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory", "cannot allocate memory")
+
+
+class GraphSession:
+    """One loaded graph. Feeds are cast to the types and ranks it declares, so graphs exported elsewhere run.
+
+    Attributes:
+        name: for messages: the role or the file.
+        inputs: name -> (dtype, rank); outputs: names.
+        runs: how often it ran.
+    """
+
+    def __init__(self, session: Any, name: str):
+        self.name = name
+        self.inputs = {i.name: (_dtype(i.type, i.name, name), len(i.shape)) for i in session.get_inputs()}
+        self.outputs = [o.name for o in session.get_outputs()]
+        self.runs = 0
+        self._session = session
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All outputs by name.
+
+        Raises:
+            OutOfMemory: an allocation failed.
+            EngineError: a feed is missing or unknown, has a wrong shape, or the graph failed.
+        """
+        if self._session is None:
+            raise EngineError(f"graph {self.name} is closed")
+        if set(feeds) != set(self.inputs):
+            takes, given = (", ".join(sorted(names)) for names in (self.inputs, feeds))
+            raise EngineError(f"graph {self.name} takes {takes}, but was given {given}")
+        cast = {name: self._fitted(name, np.asarray(value)) for name, value in feeds.items()}
+        try:
+            values = self._session.run(None, cast)
+        except Exception as err:
+            raise _readable(f"graph {self.name} failed", err) from err
+        self.runs += 1
+        return dict(zip(self.outputs, values, strict=True))
+
+    def _fitted(self, name: str, value: np.ndarray) -> np.ndarray:
+        dtype, rank = self.inputs[name]
+        if value.ndim != rank and value.size == 1 and rank <= 1:
+            value = value.reshape((1,) * rank)  # a timestep may be a scalar or (1,)
+        if np.issubdtype(dtype, np.integer) and not np.issubdtype(value.dtype, np.integer):
+            value = np.rint(value)  # a timestep may lie between two, but not every graph takes that
+        return np.asarray(value, dtype, order="C")
+
+    def close(self) -> None:
+        """Free the graph's memory; safe to call twice."""
+        self._session = None
+
+
+def _dtype(kind: str, input_name: str, graph: str) -> type:
+    if kind not in DTYPES:
+        raise EngineError(f"graph {graph}: input {input_name} has the unsupported type {kind}")
+    return DTYPES[kind]
+
+
+def _readable(doing: str, err: Exception) -> EngineError:
+    detail = " ".join(str(err).split())[:400] or type(err).__name__
+    if isinstance(err, MemoryError) or any(sign in detail.lower() for sign in _NO_MEMORY):
+        return OutOfMemory(f"{doing}: not enough memory ({detail[-120:]})")
+    return EngineError(f"{doing}: {detail}")
+
+
+def open_session(path: Path, choice: ProviderChoice, threads: int = 0, name: str = "") -> GraphSession:
+    """Load a graph.
+
+    Args:
+        path: an .onnx file of a verified pack: ONNX Runtime parses it, and what it names beside it.
+        threads: for one operator's work; 0: one per usable core.
+        name: for messages; the file's path when empty.
+    Raises:
+        OutOfMemory, EngineError: the graph does not load.
+        ProviderError: the provider is not what runs it.
+    """
+    ort = onnxruntime()
+    name = name or str(path)
+    try:
+        options = session_options(ort, threads or usable_cores())
+        if choice.devices:
+            options.add_provider_for_devices(
+                list(choice.devices), choice.make_options(threads or usable_cores())
+            )
+            session = ort.InferenceSession(str(path), options)
+        else:
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as err:
+        raise _readable(f"graph {name} does not load with provider {choice.name}", err) from err
+    if choice.devices and choice.devices[0].ep_name not in session.get_providers():
+        raise ProviderError(f"provider {choice.name} refuses graph {name}; use provider cpu")
+    return GraphSession(session, name)
+
+
+def session_options(ort: Any, threads: int) -> Any:
+    """Explicit thread counts (ORT's own guess fails under cpusets), and no spinning: idle must be idle."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = FATAL_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+class SessionCache:
+    """A pack's sessions: one per graph, loaded when first wanted, after its files' hashes were checked."""
+
+    def __init__(self, pack: Pack, choice: ProviderChoice, threads: int = 0):
+        self._pack = pack
+        self._choice = choice
+        self._threads = threads
+        self._open: dict[str, GraphSession] = {}
+
+    @property
+    def loaded(self) -> list[str]:
+        """The roles whose graphs are in memory."""
+        return sorted(self._open)
+
+    def get(self, role: str) -> GraphSession:
+        """Raises PackError for a missing or altered graph, EngineError when it does not load."""
+        if role not in self._open:
+            path = self._pack.verify_graph(role)
+            self._open[role] = open_session(path, self._choice, self._threads, role)
+        return self._open[role]
+
+    def close(self) -> None:
+        """Free all graphs; safe to call twice. A later `get` loads again."""
+        for session in self._open.values():
+            session.close()
+        self._open.clear()
