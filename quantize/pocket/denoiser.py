@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from .autoencoder import DOWNSCALE, LATENT_CHANNELS
 from .captions import colours_seen, judged_caption, own_tags, random_caption
 from .data import PICTURES_PACKAGE, SIZE, Emoji, composite, emoji_list, load_rgba, taught
+from .hearing import hearing
 from .palette import BACKGROUNDS
 from .words import build_text_encoder, train_tokenizer
 
@@ -240,7 +241,29 @@ def train_denoiser(
         if time.monotonic() - since > sheet_every * 60:
             since = time.monotonic()
             keep(work, student, tokenizer, things)
+            say_hearing(student, tokenizer, emojis, latents, course, white_only)
     keep(work, student, tokenizer, things)
+    say_hearing(student, tokenizer, emojis, latents, course, white_only)
+
+
+def say_hearing(
+    student: Student,
+    tokenizer: Tokenizer,
+    emojis: list[Emoji],
+    latents: np.ndarray,
+    course: np.ndarray,
+    white_only: bool,
+) -> None:
+    """Print whether the averaged model hears what is asked for."""
+    text_encoder, unet = student.averaged
+
+    def velocity(noisy: torch.Tensor, timestep: int, texts: list[str]) -> torch.Tensor:
+        return unet(noisy, timestep, text_encoder(ids_of(tokenizer, texts)).last_hidden_state).sample
+
+    errors = hearing(velocity, build_scheduler(), emojis, latents, course, white_only)
+    print(
+        "error with the right words {:.3f}, another thing's {:.3f}, none {:.3f}".format(*errors), flush=True
+    )
 
 
 def provenance(step: int, things: str) -> dict[str, object]:
