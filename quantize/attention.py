@@ -23,7 +23,7 @@ ONE_NODE = "edgegen_one_node"
 class _OneNodeAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, scale: float, causal: bool
+        _ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, scale: float, causal: bool
     ) -> torch.Tensor:
         q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
@@ -121,7 +121,7 @@ def use_one_node_attention(model: nn.Module) -> int:
     switched = 0
     for module in list(model.modules()):
         if isinstance(module, Attention) and is_plain(module):
-            module.set_processor(OneNodeProcessor())
+            module.set_processor(OneNodeProcessor())  # type: ignore[arg-type]  # its hints know its own only
             switched += 1
         for name, child in module.named_children():
             if isinstance(child, AttentionPooling):
@@ -131,7 +131,7 @@ def use_one_node_attention(model: nn.Module) -> int:
 
 
 def _transformers_attention(
-    module: nn.Module,
+    _module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

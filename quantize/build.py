@@ -31,7 +31,8 @@ from .fp16 import convert_fp16
 from .graphs import load_graph, save_graph
 from .rewrites import stamp
 from .runner import Recipe, Runner
-from .source import Source, open_source, write_tokenizer
+from .source import Source, open_source
+from .vocabulary import write_tokenizer
 
 Precision = Literal["fp32", "fp16", "int8"]
 EVALUATION_RECORDS = 16
@@ -118,7 +119,7 @@ class _Builder:
         self.float_graphs = {role: stage / "fp32" / role / "model.onnx" for role in self.roles}
         self.graphs = {role: self.pack / role / "model.onnx" for role in self.roles}
         self.reports: dict[str, dict[str, Any]] = {}
-        write_tokenizer(source, self.pack / "tokenizer.json")
+        write_tokenizer(source.folder / "tokenizer", self.pack / "tokenizer.json")
 
     def build(self) -> Manifest:
         for role in self.roles:

@@ -15,7 +15,7 @@ from edgegen.pack import Manifest, Pack
 
 from . import evaluate as ev
 from .prompts import calibration_prompts, evaluation_prompts, read_prompts
-from .source import SourceError
+from .source import SourceError, open_source
 
 PICTURES_BAR = "bar for the built-in pack: SSIM 0.95, PSNR 30 dB"
 
@@ -122,6 +122,7 @@ def build(source: Path, output: Path, precision: str, target: str, **flags: Any)
     the graphs see is recorded; layers are judged one by one and the few that hurt most stay float. The pack
     carries its own evaluation. Nothing appears at OUTPUT before all of it is done.
     """
+    open_source(source)  # a wrong source is told at once: importing torch takes seconds
     from .build import BuildOptions, build_pack
     from .convert import TARGET_SQNR_DB, Int8Options
 
@@ -210,14 +211,12 @@ def compare(
 
     packs = [Pack.open(pack_a), Pack.open(pack_b)]
     words = read_prompts(prompts) if prompts else evaluation_prompts(count)
-    pictures = [ev.make_pictures(Runner.of_pack(pack), words, seed, pack.name) for pack in packs]
-    if pictures[0][0].shape != pictures[1][0].shape:
-        raise SourceError(
-            f"the packs' default sizes differ: {pictures[0][0].shape} and {pictures[1][0].shape}"
-        )
-    drift = ev.picture_drift(*pictures)
+    first, second = (ev.make_pictures(Runner.of_pack(pack), words, seed, pack.name) for pack in packs)
+    if first[0].shape != second[0].shape:
+        raise SourceError(f"the packs' default sizes differ: {first[0].shape} and {second[0].shape}")
+    drift = ev.picture_drift(first, second)
     if sheet:
-        ev.contact_sheet(*pictures, sheet)
+        ev.contact_sheet(first, second, sheet)
     costs = [ev.measure_cost(pack.folder, words[0]) for pack in packs]
     rows = [("pack", "MB", "s a picture", "load s", "peak MB")]
     for pack, cost in zip(packs, costs, strict=True):

@@ -48,7 +48,7 @@ def read_defaults(folder: Path) -> PackDefaults:
     """
     path = folder / FILE_NAME
     if not path.exists():
-        return PackDefaults()
+        return PackDefaults.model_validate({})
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"larger than {MAX_BYTES} bytes")

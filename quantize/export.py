@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir
+import onnx_ir.passes.common as passes
 import onnxruntime as ort
 import onnxscript.optimizer
 import torch
@@ -126,7 +127,10 @@ def text_encoder_spec(source: Source) -> GraphSpec:
 
 
 def unet_spec(source: Source) -> GraphSpec:
-    """sample (batch, c, h, w), timestep (1,) int64, encoder_hidden_states -> out_sample."""
+    """sample (batch, c, h, w), timestep (1,) float32, encoder_hidden_states -> out_sample.
+
+    Timesteps are float: some spacings lie between two training steps.
+    """
     model = sources.load_unet(source)
     use_one_node_attention(model)
     width = int(source.configs["text_encoder"]["hidden_size"])
@@ -135,7 +139,7 @@ def unet_spec(source: Source) -> GraphSpec:
     def examples(batch: int, scale: tuple[int, int]) -> tuple[torch.Tensor, ...]:
         high, wide = _sides(source.native_size // source.latent_downscale, scale, step)
         sample = torch.randn(batch, source.latent_channels, high, wide)
-        return sample, torch.tensor([501]), torch.randn(batch, source.max_length, width)
+        return sample, torch.tensor([501.0]), torch.randn(batch, source.max_length, width)
 
     axes = {"sample": _PICTURE_AXES, "encoder_hidden_states": _WORD_AXES, "out_sample": _PICTURE_AXES}
     inputs = ("sample", "timestep", "encoder_hidden_states")
@@ -247,7 +251,7 @@ def _axes_of(value: Any, rank: int) -> list[int]:
 def tidy(path: Path) -> None:
     """Fold constants, drop what is unused, annotate types, and store the weights aligned in one file."""
     model = onnx_ir.load(path)
-    onnxscript.optimizer.optimize_ir(model)
+    simplify(model)
     proto = onnx_ir.serde.serialize_model(model)
     onnx.load_external_data_for_model(proto, str(path.parent))
     leftovers = [p for p in path.parent.iterdir() if p.is_file()]
@@ -258,6 +262,24 @@ def tidy(path: Path) -> None:
     del proto
     annotated = annotate_types(load_graph(path, weights=False))
     path.write_bytes(annotated.SerializeToString())
+
+
+def simplify(model: onnx_ir.Model) -> None:
+    """Fold constants, merge what is computed twice, drop what is not used.
+
+    onnxscript's whole optimizer does no more for these graphs, and takes most of its time looking for it.
+    """
+    onnxscript.optimizer.fold_constants(model)
+    for clean in (
+        passes.IdentityEliminationPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.NameFixPass(),
+    ):
+        clean(model)
 
 
 def compare(spec: GraphSpec, runs: list[tuple[torch.Tensor, ...]], path: Path) -> float:

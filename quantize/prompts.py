@@ -32,13 +32,16 @@ def evaluation_prompts(count: int) -> list[str]:
 
 
 def _crossed(joined_things: str, count: int, seed: int) -> list[str]:
-    rng, colours, things = random.Random(seed), _COLOURS.split("|"), joined_things.split("|")
-    prompts = []
-    for i in range(count):
-        thing = things[i % len(things)]
-        colour = rng.choice(colours)
-        prompts.append(thing if i % 4 == 3 else f"{thing} on a {colour} background")
-    return prompts
+    """The same thing comes again only with another colour."""
+    things, colours = joined_things.split("|"), _COLOURS.split("|")
+    random.Random(seed).shuffle(colours)
+    return [_prompt(things, colours, i) for i in range(count)]
+
+
+def _prompt(things: list[str], colours: list[str], i: int) -> str:
+    turn, k = divmod(i, len(things))
+    alone = turn == 0 and k % 4 == 3
+    return things[k] if alone else f"{things[k]} on a {colours[(turn + k) % len(colours)]} background"
 
 
 def read_prompts(path: Path) -> list[str]:

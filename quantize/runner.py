@@ -61,10 +61,16 @@ class Recipe:
             m.timestep_spacing,
             m.steps_offset,
         )
-        latents = m.latent_channels, m.latent_downscale, m.latent_scale
-        d = m.defaults
-        run = d.sampler, d.steps, d.guidance, d.width, d.height
-        return cls(tokenizer, m.tokenizer.max_length, schedule, m.prediction_type, *latents, *run)
+        return cls(
+            tokenizer=tokenizer,
+            max_length=m.tokenizer.max_length,
+            schedule=schedule,
+            prediction_type=m.prediction_type,
+            latent_channels=m.latent_channels,
+            latent_downscale=m.latent_downscale,
+            latent_scale=m.latent_scale,
+            **m.defaults.model_dump(),
+        )
 
 
 def open_session(path: Path, threads: int = 0) -> ort.InferenceSession:
@@ -116,7 +122,7 @@ class Runner:
     def _denoise(self, latents: np.ndarray, timestep: float, words: np.ndarray) -> np.ndarray:
         feeds = {
             "sample": latents.astype(np.float32),
-            "timestep": np.array([round(timestep)], np.int64),
+            "timestep": np.array([timestep], np.float32),
             "encoder_hidden_states": words,
         }
         return self._run("unet", feeds)

@@ -224,7 +224,8 @@ def load_text_encoder(source: Source) -> Any:
     """The CLIP text encoder in float32, for inference (transformers CLIPTextModel)."""
     from transformers import CLIPTextModel
 
-    model = CLIPTextModel.from_pretrained(source.folder / "text_encoder", use_safetensors=True)
+    folder = source.folder / "text_encoder"
+    model = CLIPTextModel.from_pretrained(folder, use_safetensors=True, variant=_variant(folder))
     return model.float().eval()
 
 
@@ -243,19 +244,12 @@ def load_vae(source: Source) -> Any:
 
 
 def _load_diffusers(kind: Any, folder: Path) -> Any:
-    plain = not any(".fp16." not in p.name for p in folder.glob("*.safetensors"))
-    variant = "fp16" if plain else None
-    model = kind.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False, variant=variant)
+    model = kind.from_pretrained(
+        folder, use_safetensors=True, low_cpu_mem_usage=False, variant=_variant(folder)
+    )
     return model.float().eval().requires_grad_(False)
 
 
-def write_tokenizer(source: Source, path: Path) -> None:
-    """Copy tokenizer.json; or make it from the older vocab.json and merges.txt."""
-    ready = source.folder / "tokenizer" / "tokenizer.json"
-    if ready.is_file():
-        path.write_bytes(ready.read_bytes())
-        return
-    from transformers import CLIPTokenizerFast
-
-    tokenizer = CLIPTokenizerFast.from_pretrained(source.folder / "tokenizer")
-    tokenizer.backend_tokenizer.save(str(path))
+def _variant(folder: Path) -> str | None:
+    """`fp16` when the folder holds no other weights."""
+    return "fp16" if all(".fp16." in path.name for path in folder.glob("*.safetensors")) else None

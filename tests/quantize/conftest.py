@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sys
 from pathlib import Path
 
@@ -27,17 +29,29 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+EXTRA = {
+    "fp32": ["--no-evaluate"],
+    "fp16": ["--no-evaluate"],
+    "int8": ["--with-encoder", "--target-sqnr", "unet=30"],
+}
+
+
 @pytest.fixture(scope="session")
 def packs(checkpoint: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pack]:
-    """A pack of every precision, by the real command."""
-    folder = tmp_path_factory.mktemp("packs")
-    common = ["--calibration-prompts", str(prompts), "--evaluation-prompts", str(prompts)]
-    extra = {
-        "fp32": ["--no-evaluate"],
-        "fp16": ["--no-evaluate"],
-        "int8": ["--with-encoder", "--target-sqnr", "unet=30", "--sheet", str(folder / "sheet.png")],
-    }
-    for precision, more in extra.items():
-        args = [str(checkpoint), "-o", str(folder / precision), "--precision", precision, *common, *more]
-        cli.main(args, standalone_mode=False)
-    return {precision: Pack.open(folder / precision) for precision in extra}
+    """A pack of every precision, by the real command; the first worker builds, the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "quantized"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for precision in EXTRA:
+            if not (folder / precision).exists():
+                build(checkpoint, folder, precision, prompts)
+    return {precision: Pack.open(folder / precision) for precision in EXTRA}
+
+
+def build(checkpoint: Path, folder: Path, precision: str, prompts: Path) -> None:
+    words = ["--calibration-prompts", str(prompts), "--evaluation-prompts", str(prompts)]
+    sheet = ["--sheet", str(folder / f"{precision}.png")]
+    args = [str(checkpoint), "-o", str(folder / precision), "--precision", precision]
+    cli.main([*args, *words, *sheet, *EXTRA[precision]], standalone_mode=False)

@@ -28,9 +28,18 @@ def test_a_pack_is_whole_and_says_what_the_checkpoint_said(packs: dict[str, Pack
     pack.verify()
     m = pack.manifest
     assert (m.name, m.title, m.licence) == ("tiny", "Tiny random checkpoint", "Apache-2.0")
-    assert (m.prediction_type, m.rescale_zero_terminal_snr, m.timestep_spacing) == ("v_prediction", True, "trailing")
+    assert (m.prediction_type, m.rescale_zero_terminal_snr, m.timestep_spacing) == (
+        "v_prediction",
+        True,
+        "trailing",
+    )
     assert (m.latent_channels, m.latent_downscale, m.latent_scale) == (4, 4, 0.5)
-    assert (m.defaults.sampler, m.defaults.steps, m.defaults.guidance, m.defaults.width) == ("dpmpp_2m", 3, 2.0, 32)
+    assert (m.defaults.sampler, m.defaults.steps, m.defaults.guidance, m.defaults.width) == (
+        "dpmpp_2m",
+        3,
+        2.0,
+        32,
+    )
     assert m.tokenizer.max_length == 16
     assert m.provenance["source"] == "random numbers"
     assert {g.precision for g in m.graphs.values()} == {precision}
@@ -60,7 +69,7 @@ def test_the_denoiser_takes_any_batch_and_size(packs: dict[str, Pack], precision
     rng = np.random.default_rng(0)
     single = {
         "sample": rng.standard_normal((1, 4, 6, 10), np.float32),
-        "timestep": np.array([500]),
+        "timestep": np.array([500], np.float32),
         "encoder_hidden_states": rng.standard_normal((1, 16, 16), np.float32),
     }
     pair = {name: np.repeat(x, 2, axis=0) if name != "timestep" else x for name, x in single.items()}
@@ -70,11 +79,25 @@ def test_the_denoiser_takes_any_batch_and_size(packs: dict[str, Pack], precision
 
 
 def test_precisions_draw_nearly_the_same_picture(packs: dict[str, Pack]):
-    pictures = {name: Runner.of_pack(pack, threads=1).picture("a red apple", 3) for name, pack in packs.items()}
+    pictures = {
+        name: Runner.of_pack(pack, threads=1).picture("a red apple", 3) for name, pack in packs.items()
+    }
     assert pictures["fp32"].shape == (32, 32, 3)
     assert pictures["fp32"].std() > 3
     assert psnr_db(pictures["fp32"], pictures["fp16"]) > 45
     assert psnr_db(pictures["fp32"], pictures["int8"]) > 25
+
+
+def test_the_devices_pipeline_draws_the_same_picture(packs: dict[str, Pack]):
+    from edgegen.engine.pipeline import Picture, TextToImage
+    from edgegen.engine.request import GenerationSettings
+
+    settings = GenerationSettings("a red apple", "", 3, 3, 2.0, 32, 32, "dpmpp_2m")
+    with TextToImage(packs["int8"], provider="cpu", threads=1, batch_guidance=True) as pipeline:
+        *_, picture = pipeline.generate(settings)
+    assert isinstance(picture, Picture)
+    recorded = Runner.of_pack(packs["int8"], threads=1).picture("a red apple", 3)
+    assert psnr_db(picture.pixels, recorded) > 40
 
 
 def test_a_seed_always_draws_the_same_and_another_seed_does_not(packs: dict[str, Pack]):
@@ -95,7 +118,9 @@ def test_attention_is_one_node_and_stays_float(packs: dict[str, Pack]):
         text = op_counts(load_graph(packs[precision].graph("text_encoder")))
         unet = op_counts(load_graph(packs[precision].graph("unet")))
         assert text["MultiHeadAttention"] == 2
-        assert unet["MultiHeadAttention"] == 2 * 4 + 1  # self and cross in four blocks, and the text's pooling
+        assert (
+            unet["MultiHeadAttention"] == 2 * 4 + 1
+        )  # self and cross in four blocks, and the text's pooling
         assert "Softmax" not in text | unet
 
 
@@ -131,7 +156,7 @@ def test_the_evaluation_is_in_the_pack_and_printed(packs: dict[str, Pack]):
     assert layers == sorted(layers)
     assert len(layers) > 30
     assert any("pictures against float32" in line for line in evaluation_lines(packs["int8"].manifest))
-    sheet = Image.open(packs["int8"].folder.parent / "sheet.png")
+    sheet = Image.open(packs["int8"].folder.parent / "int8.png")
     assert sheet.width > 4 * 32
 
 
@@ -143,7 +168,9 @@ def test_float_layers_reach_the_target(packs: dict[str, Pack]):
 
 
 def test_the_encoder_undoes_the_decoder_in_shape(packs: dict[str, Pack]):
-    session = ort.InferenceSession(str(packs["int8"].graph("vae_encoder")), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        str(packs["int8"].graph("vae_encoder")), providers=["CPUExecutionProvider"]
+    )
     latents = session.run(None, {"sample": np.zeros((1, 3, 32, 48), np.float32)})[0]
     assert latents.shape == (1, 4, 8, 12)
 
@@ -161,4 +188,7 @@ def test_nothing_of_the_build_machine_is_in_a_pack(packs: dict[str, Pack]):
         assert str(pack.folder.parent.parent).encode() not in (pack.folder / "pack.json").read_bytes()
         for role in ROLES:
             assert b"/site-packages/" not in pack.graph(role).read_bytes()
-        assert json.loads((pack.folder / "pack.json").read_text())["provenance"]["quantized"]["checkpoint"] == "tiny"
+        assert (
+            json.loads((pack.folder / "pack.json").read_text())["provenance"]["quantized"]["checkpoint"]
+            == "tiny"
+        )
