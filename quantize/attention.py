@@ -121,7 +121,7 @@ def use_one_node_attention(model: nn.Module) -> int:
     switched = 0
     for module in list(model.modules()):
         if isinstance(module, Attention) and is_plain(module):
-            module.set_processor(OneNodeProcessor())  # type: ignore[arg-type]  # its hints know its own only
+            module.set_processor(OneNodeProcessor())
             switched += 1
         for name, child in module.named_children():
             if isinstance(child, AttentionPooling):
