@@ -15,6 +15,11 @@ fail() { echo "$*" >&2; exit 1; }
     || fail "edgegen needs Python 3.11 or newer; $host_python is $("$host_python" --version 2>&1)." \
             "Point PYTHON at a newer one: make PYTHON=python3.12 ..."
 
+# Two makes in one checkout must not build over each other.
+mkdir -p .venv
+exec 9> ".venv/$name.lock"
+flock 9
+
 # The stamp is written last, so an aborted build has none. It names all that the folder was built from,
 # and where: a virtual environment does not survive being moved.
 key=$( { "$host_python" --version; pwd; cat "$lock" pyproject.toml tools/venv.sh; } | sha256sum | cut -d' ' -f1 )
