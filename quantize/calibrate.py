@@ -27,7 +27,6 @@ METHODS: dict[str, CalibrationMethod] = {
     "mse": CalibrationMethod.Percentile,  # for its histograms
 }
 PERCENTILE = 99.999
-CHUNK = 4  # records whose tensors the histogram methods hold in memory at once
 
 
 class Recorder:
@@ -131,10 +130,9 @@ def tensor_ranges(graph: Path, records: Records, method: Method, work: Path) -> 
         use_external_data_format=True,
         extra_options=_EXTRA[method],
     )
-    starts = tqdm(range(0, len(records), CHUNK), desc=f"calibrating {graph.parent.name}", leave=False)
-    for start in starts:
+    for i in tqdm(range(len(records)), desc=f"calibrating {graph.parent.name}", leave=False):
         with contextlib.redirect_stdout(io.StringIO()):  # the calibrators print
-            calibrator.collect_data(_Reader(records[start : start + CHUNK]))
+            calibrator.collect_data(_Reader(records[i : i + 1]))  # one by one: all its tensors are in memory
     if method != "mse":
         with contextlib.redirect_stdout(io.StringIO()):
             return calibrator.compute_data()

@@ -55,3 +55,10 @@ def build(checkpoint: Path, folder: Path, precision: str, prompts: Path) -> None
     sheet = ["--sheet", str(folder / f"{precision}.png")]
     args = [str(checkpoint), "-o", str(folder / precision), "--precision", precision]
     cli.main([*args, *words, *sheet, *EXTRA[precision]], standalone_mode=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever comes first builds the packs: on a busy machine that takes minutes."""
+    for item in items:
+        if "quantize" in item.path.parts and "packs" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(1200))
