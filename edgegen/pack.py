@@ -102,7 +102,12 @@ class Sizes(_Part):
         """Why a side is not allowed, or None."""
         if self.min <= side <= self.max and side % self.multiple == 0:
             return None
-        return f"{side} is not allowed: {self.min} to {self.max} in steps of {self.multiple}"
+        return f"{side} is not allowed: {self}"
+
+    def __str__(self) -> str:
+        if self.min == self.max:
+            return f"only {self.min}"
+        return f"{self.min} to {self.max} in steps of {self.multiple}"
 
 
 class Manifest(_Part):

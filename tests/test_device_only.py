@@ -103,3 +103,10 @@ def test_the_demo_fails_when_pictures_are_missing(device_python: Path, tmp_path:
     assert "0 of 9 pictures" in done.stdout
     assert "no-such-pack" in done.stdout
     assert "demo.log" in done.stdout
+
+
+def test_quantizing_without_its_extra_says_what_to_install(device_python: Path):
+    done = run(device_python, "-m", "quantize", "somewhere", "-o", "pack")
+    assert done.returncode == 1
+    assert "edgegen[quantize]" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -17,6 +17,7 @@ from edgegen.pack import (
     MANIFEST_MAX_BYTES,
     Pack,
     Sampler,
+    Sizes,
     builtin_packs_dir,
     file_entry,
     find_pack,
@@ -249,3 +250,9 @@ def test_samplers_are_the_same_everywhere() -> None:
 
 def test_builtin_packs_lie_inside_the_package() -> None:
     assert builtin_packs_dir().parent.name == "edgegen"
+
+
+def test_a_single_size_is_told_as_one() -> None:
+    sizes = Sizes(min=256, max=256, multiple=64)
+    assert sizes.problem_with(256) is None
+    assert sizes.problem_with(300) == "300 is not allowed: only 256"

@@ -141,7 +141,7 @@ def show(app: App, name: str | None, as_json: bool) -> None:
 
 def _facts(pack: Pack) -> Iterable[tuple[str, str]]:
     m = pack.manifest
-    d, s = m.defaults, m.sizes
+    d = m.defaults
     yield "name", pack.name
     yield "title", m.title
     yield "folder", str(pack.folder)
@@ -149,7 +149,7 @@ def _facts(pack: Pack) -> Iterable[tuple[str, str]]:
     yield "size on disk", f"{megabytes(pack.size_bytes)} MB"
     yield "needs", f"{m.min_ram_mb} MB of memory" if m.min_ram_mb else "memory not measured"
     yield "default", f"{d.width}x{d.height}, {d.steps} steps of {d.sampler}, guidance {d.guidance:g}"
-    yield "sizes", f"{s.min} to {s.max} in steps of {s.multiple}"
+    yield "sizes", str(m.sizes)
     yield "licence", m.licence
     for role, graph in m.graphs.items():
         size = sum(entry.bytes for entry in graph.files.values())

@@ -147,6 +147,18 @@ class Student:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
+    def learn(self, loss: torch.Tensor, rate: float) -> float:
+        """One step of the optimizer at a learning rate; returns the loss as a number."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["pace"]
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.live.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.average()
+        return loss.item()
+
     @torch.no_grad()
     def average(self) -> None:
         decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
@@ -192,46 +204,20 @@ def train_denoiser(
         sheet_every: minutes between checkpoints and contact sheets.
     """
     emojis = emoji_list()
-    aliases = own_tags(emojis)
     latents = encode_latents(work, emojis)
     words = work / "checkpoint" / "tokenizer" / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(words)) if words.exists() else train_tokenizer(emojis, words)
     student, saved = Student.new(tokenizer), work / "train.pt"
     if saved.exists():
         student.load(saved)
-    scheduler = build_scheduler()
-    root_alpha = scheduler.alphas_cumprod.sqrt().float()
-    root_noise = (1 - scheduler.alphas_cumprod).sqrt().float()
-    course = np.array(taught(emojis, things))
-    rng, words_rng = np.random.default_rng(student.step + 1), random.Random(student.step + 1)
+    lesson = Lesson(
+        emojis, latents, np.array(taught(emojis, things)), tokenizer, student.step + 1, white_only
+    )
+    torch.manual_seed(student.step + 1)  # or every run would go through the same noise again
     start, since, losses = time.monotonic(), time.monotonic(), []
     while (spent := (time.monotonic() - start) / 60 / minutes) < 1:
         rate = lr * min(1.0, (student.step + 1) / 60) * ((1 - spent) if cool_down else 1.0) + 1e-6
-        for group in student.optimizer.param_groups:
-            group["lr"] = rate * group["pace"]
-        which = rng.choice(course, size=batch)
-        colours = rng.integers(1 if white_only else latents.shape[1], size=batch)
-        texts = [
-            random_caption(emojis[i], colours_seen(emojis[i])[c], aliases[emojis[i].file], words_rng)
-            if words_rng.random() > CAPTION_DROPOUT
-            else ""
-            for i, c in zip(which, colours, strict=True)
-        ]
-        clean = torch.from_numpy(latents[which, colours].astype(np.float32))
-        noise = torch.randn_like(clean)
-        t = random_timesteps(rng, batch)
-        a, s = root_alpha[t].view(-1, 1, 1, 1), root_noise[t].view(-1, 1, 1, 1)
-        noisy = (a * clean + s * noise).contiguous(memory_format=torch.channels_last)
-        hidden = student.text_encoder(ids_of(tokenizer, texts)).last_hidden_state
-        velocity = student.unet(noisy, t, hidden, return_dict=False)[0]
-        loss = F.mse_loss(velocity, a * noise - s * clean)
-        student.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(student.live.parameters(), 1.0)
-        student.optimizer.step()
-        student.step += 1
-        student.average()
-        losses.append(loss.item())
+        losses.append(student.learn(lesson.loss(student, batch), rate))
         if student.step % 100 == 0:
             speed = len(losses) * batch / (time.monotonic() - start)
             print(
@@ -241,29 +227,73 @@ def train_denoiser(
         if time.monotonic() - since > sheet_every * 60:
             since = time.monotonic()
             keep(work, student, tokenizer, things)
-            say_hearing(student, tokenizer, emojis, latents, course, white_only)
+            lesson.say_hearing(student)
     keep(work, student, tokenizer, things)
-    say_hearing(student, tokenizer, emojis, latents, course, white_only)
+    lesson.say_hearing(student)
 
 
-def say_hearing(
-    student: Student,
-    tokenizer: Tokenizer,
-    emojis: list[Emoji],
-    latents: np.ndarray,
-    course: np.ndarray,
-    white_only: bool,
-) -> None:
-    """Print whether the averaged model hears what is asked for."""
-    text_encoder, unet = student.averaged
+class Lesson:
+    """What is taught, and how far the student is off.
 
-    def velocity(noisy: torch.Tensor, timestep: int, texts: list[str]) -> torch.Tensor:
-        return unet(noisy, timestep, text_encoder(ids_of(tokenizer, texts)).last_hidden_state).sample
+    Args:
+        latents: (emojis, colours, c, h, w) float16, scaled.
+        course: indices of the emoji to teach.
+        seed: of emoji, colours, captions and timesteps.
+    """
 
-    errors = hearing(velocity, build_scheduler(), emojis, latents, course, white_only)
-    print(
-        "error with the right words {:.3f}, another thing's {:.3f}, none {:.3f}".format(*errors), flush=True
-    )
+    def __init__(
+        self,
+        emojis: list[Emoji],
+        latents: np.ndarray,
+        course: np.ndarray,
+        tokenizer: Tokenizer,
+        seed: int,
+        white_only: bool,
+    ):
+        self._emojis, self._latents, self._course = emojis, latents, course
+        self._tokenizer, self._white_only = tokenizer, white_only
+        self._aliases = own_tags(emojis)
+        self._rng, self._words_rng = np.random.default_rng(seed), random.Random(seed)
+        self._scheduler = build_scheduler()
+        self._root_signal = self._scheduler.alphas_cumprod.sqrt().float()
+        self._root_noise = (1 - self._scheduler.alphas_cumprod).sqrt().float()
+
+    def loss(self, student: Student, batch: int) -> torch.Tensor:
+        """Mean squared error of the velocity on a random batch."""
+        which = self._rng.choice(self._course, size=batch)
+        colours = self._rng.integers(1 if self._white_only else self._latents.shape[1], size=batch)
+        texts = [self._caption(i, c) for i, c in zip(which, colours, strict=True)]
+        clean = torch.from_numpy(self._latents[which, colours].astype(np.float32))
+        noise = torch.randn_like(clean)
+        t = random_timesteps(self._rng, batch)
+        a, s = self._root_signal[t].view(-1, 1, 1, 1), self._root_noise[t].view(-1, 1, 1, 1)
+        noisy = (a * clean + s * noise).contiguous(memory_format=torch.channels_last)
+        hidden = student.text_encoder(ids_of(self._tokenizer, texts)).last_hidden_state
+        velocity = student.unet(noisy, t, hidden, return_dict=False)[0]
+        return F.mse_loss(velocity, a * noise - s * clean)
+
+    def _caption(self, index: int, colour: int) -> str:
+        """Empty now and then: guidance needs to know what no words look like."""
+        if self._words_rng.random() <= CAPTION_DROPOUT:
+            return ""
+        emoji = self._emojis[index]
+        return random_caption(emoji, colours_seen(emoji)[colour], self._aliases[emoji.file], self._words_rng)
+
+    def say_hearing(self, student: Student) -> None:
+        """Print whether the averaged model hears what is asked for."""
+        text_encoder, unet = student.averaged
+
+        def velocity(noisy: torch.Tensor, timestep: int, texts: list[str]) -> torch.Tensor:
+            words = text_encoder(ids_of(self._tokenizer, texts)).last_hidden_state
+            return unet(noisy, timestep, words).sample
+
+        errors = hearing(
+            velocity, self._scheduler, self._emojis, self._latents, self._course, self._white_only
+        )
+        print(
+            "error with the right words {:.3f}, another thing's {:.3f}, none {:.3f}".format(*errors),
+            flush=True,
+        )
 
 
 def provenance(step: int, things: str) -> dict[str, object]:
