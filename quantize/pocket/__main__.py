@@ -34,9 +34,9 @@ def main(context: click.Context, work: Path, threads: int) -> None:
     \b
     python -m quantize.pocket data
     python -m quantize.pocket autoencoder --minutes 30
-    python -m quantize.pocket denoiser --minutes 240
+    python -m quantize.pocket words --minutes 5
+    python -m quantize.pocket denoiser --minutes 100
     python -m quantize.pocket denoiser --minutes 20 --cool-down
-    python -m quantize.pocket checkpoint
     python -m quantize WORK/checkpoint -o edgegen/packs/pocket --precision int8
     python -m quantize.pocket judge edgegen/packs/pocket
     python -m quantize.pocket unseen edgegen/packs/pocket -o docs/pocket-unseen.png
@@ -72,6 +72,16 @@ def autoencoder(work: Path, minutes: float, decoder_only: bool, crop: int, lr: f
 
 
 @main.command()
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True)
+@click.pass_obj
+def words(work: Path, minutes: float) -> None:
+    """Train the tokenizer and the text encoder for a time budget."""
+    from .reading import train_text_encoder
+
+    train_text_encoder(work, minutes)
+
+
+@main.command()
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=240.0, show_default=True)
 @click.option("--batch", type=click.IntRange(1, 1024), default=16, show_default=True)
 @click.option("--lr", type=float, default=1e-3, show_default=True)
@@ -79,17 +89,12 @@ def autoencoder(work: Path, minutes: float, decoder_only: bool, crop: int, lr: f
     "--cool-down", is_flag=True, help="Let the learning rate fall to zero: the last run before a release."
 )
 @_things
-@click.option(
-    "--white-only", is_flag=True, help="Teach things alone, on white; colours come after, in minutes."
-)
 @click.pass_obj
-def denoiser(
-    work: Path, minutes: float, batch: int, lr: float, cool_down: bool, things: str, white_only: bool
-) -> None:
-    """Train text encoder and UNet for a time budget, from the last checkpoint if there is one."""
+def denoiser(work: Path, minutes: float, batch: int, lr: float, cool_down: bool, things: str) -> None:
+    """Train the UNet for a time budget, from the last checkpoint if there is one."""
     from .denoiser import train_denoiser
 
-    train_denoiser(work, minutes, batch, lr, cool_down=cool_down, things=things, white_only=white_only)
+    train_denoiser(work, minutes, batch, lr, cool_down=cool_down, things=things)
 
 
 @main.command()

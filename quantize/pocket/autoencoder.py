@@ -17,6 +17,7 @@ from diffusers import AutoencoderDC
 
 from .data import composite, emoji_list, load_rgba
 from .palette import BACKGROUNDS
+from .precision import mixed_precision
 
 LATENT_CHANNELS = 16
 DOWNSCALE = 16
@@ -99,9 +100,10 @@ def train_autoencoder(
         for group in optimizer.param_groups:
             group["lr"] = lr * warm * 0.5 * (1 + np.cos(np.pi * spent)) + 1e-6
         want = random_crops(rgba, rng, batch, crop)
-        latents = vae.encode(want, return_dict=False)[0]
-        noisy = latents + LATENT_NOISE / scale * torch.randn_like(latents)
-        got = vae.decode(noisy, return_dict=False)[0]
+        with mixed_precision():
+            latents = vae.encode(want, return_dict=False)[0].float()
+            noisy = latents + LATENT_NOISE / scale * torch.randn_like(latents)
+            got = vae.decode(noisy, return_dict=False)[0].float()
         sharpness = 1.0 if decoder_only else min(1.0, spent / 0.5)
         loss = reconstruction_loss(got, want, sharpness) + 1e-3 * latents.square().mean()
         optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Train the text encoder and the UNet together on latents made ahead.
+"""Train the UNet on latents made ahead and on the words of a text encoder that has learned to read.
 
 Velocity prediction (Salimans & Ho 2022, arXiv:2202.00512) with a schedule rescaled to zero terminal
 SNR (Lin et al. 2024, arXiv:2305.08891): without it no background can be pure white or fully coloured.
@@ -19,13 +19,14 @@ import torch.nn.functional as F
 from diffusers import AutoencoderDC, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
 from tokenizers import Tokenizer
+from transformers import CLIPTextModel
 
 from .autoencoder import DOWNSCALE, LATENT_CHANNELS
 from .captions import colours_seen, judged_caption, own_tags, random_caption
 from .data import PICTURES_PACKAGE, SIZE, Emoji, composite, emoji_list, load_rgba, taught
 from .hearing import hearing
 from .palette import BACKGROUNDS
-from .words import build_text_encoder, train_tokenizer
+from .precision import mixed_precision
 
 SIDE = SIZE // DOWNSCALE
 CAPTION_DROPOUT = 0.08
@@ -38,7 +39,6 @@ PACK_DEFAULTS = {
     "sizes": {"min": SIZE, "max": SIZE, "multiple": 64},
     "licence": "Apache-2.0; trained from Microsoft's Fluent Emoji (MIT)",
 }
-WORDS_PACE = 0.2  # of the UNet's learning rate: faster, the text encoder forgets things in favour of colours
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -107,32 +107,22 @@ def encode_latents(work: Path, emojis: list[Emoji], batch: int = 24) -> np.ndarr
 class Student:
     """What is trained, its moving average, and how far it has come."""
 
-    text_encoder: torch.nn.Module
     unet: UNet2DConditionModel
-    averaged: torch.nn.ModuleList
+    averaged: UNet2DConditionModel
     optimizer: torch.optim.Optimizer
     step: int = 0
 
     @classmethod
-    def new(cls, tokenizer: Tokenizer) -> Student:
-        text_encoder, unet = build_text_encoder(tokenizer), build_unet()
+    def new(cls) -> Student:
+        unet = build_unet()
         unet.to(memory_format=torch.channels_last)
-        live = torch.nn.ModuleList([text_encoder, unet])
-        averaged = copy.deepcopy(live).requires_grad_(False).eval()
-        groups = [
-            {"params": text_encoder.parameters(), "pace": WORDS_PACE},
-            {"params": unet.parameters(), "pace": 1.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-        return cls(text_encoder, unet, averaged, optimizer)
-
-    @property
-    def live(self) -> torch.nn.ModuleList:
-        return torch.nn.ModuleList([self.text_encoder, self.unet])
+        averaged = copy.deepcopy(unet).requires_grad_(False).eval()
+        optimizer = torch.optim.AdamW(unet.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        return cls(unet, averaged, optimizer)
 
     def save(self, path: Path) -> None:
         state = {
-            "live": self.live.state_dict(),
+            "unet": self.unet.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
@@ -142,7 +132,7 @@ class Student:
 
     def load(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
-        self.live.load_state_dict(state["live"])
+        self.unet.load_state_dict(state["unet"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
@@ -150,10 +140,10 @@ class Student:
     def learn(self, loss: torch.Tensor, rate: float) -> float:
         """One step of the optimizer at a learning rate; returns the loss as a number."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["pace"]
+            group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.live.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
         self.average()
@@ -162,13 +152,33 @@ class Student:
     @torch.no_grad()
     def average(self) -> None:
         decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
-        mine, theirs = list(self.averaged.parameters()), list(self.live.parameters())
+        mine, theirs = list(self.averaged.parameters()), list(self.unet.parameters())
         torch._foreach_lerp_(mine, theirs, 1 - decay)
 
 
-def ids_of(tokenizer: Tokenizer, texts: list[str]) -> torch.Tensor:
-    """(n, MAX_LENGTH) int64."""
-    return torch.tensor([t.ids for t in tokenizer.encode_batch(texts)])
+@dataclass(frozen=True)
+class Words:
+    """The tokenizer and the text encoder as `reading.py` left them; here they learn nothing more."""
+
+    tokenizer: Tokenizer
+    text_encoder: CLIPTextModel
+
+    @classmethod
+    def load(cls, folder: Path) -> Words:
+        """From the folder that holds `tokenizer/` and `text_encoder/`."""
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
+        return cls(tokenizer, CLIPTextModel.from_pretrained(folder / "text_encoder").eval())
+
+    def save(self, folder: Path) -> None:
+        (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
+        self.text_encoder.save_pretrained(folder / "text_encoder")
+
+    @torch.no_grad()
+    def hidden(self, texts: list[str]) -> torch.Tensor:
+        """(n, MAX_LENGTH, width) float32, for the cross-attention."""
+        ids = torch.tensor([t.ids for t in self.tokenizer.encode_batch(texts)])
+        return self.text_encoder(ids).last_hidden_state
 
 
 def random_timesteps(rng: np.random.Generator, batch: int) -> torch.Tensor:
@@ -187,32 +197,27 @@ def train_denoiser(
     lr: float = 1e-3,
     cool_down: bool = False,
     things: str = "core",
-    white_only: bool = False,
     sheet_every: float = 8.0,
 ) -> None:
     """Train for a time budget, from the last checkpoint if there is one.
 
     Args:
-        work: folder that holds `vae/` and gets latents, `train.pt` and `checkpoint/` (diffusers layout).
+        work: folder that holds `vae/`, `tokenizer/` and `text_encoder/`, and gets latents, `train.pt` and
+            `checkpoint/` (diffusers layout).
         minutes: wall-clock budget. Stop and start again as often as needed.
         batch: pictures a step.
         lr: learning rate; constant after 60 steps.
         cool_down: let the learning rate fall to zero along this budget (the last run before a release).
         things: `first`, `core` or `all`, as in `data.taught`.
-        white_only: leave colours for later: they are learned in minutes, but together with them things
-            are not learned at all until the text encoder has made room for them.
         sheet_every: minutes between checkpoints and contact sheets.
     """
     emojis = emoji_list()
     latents = encode_latents(work, emojis)
-    words = work / "checkpoint" / "tokenizer" / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(words)) if words.exists() else train_tokenizer(emojis, words)
-    student, saved = Student.new(tokenizer), work / "train.pt"
+    words = Words.load(work)
+    student, saved = Student.new(), work / "train.pt"
     if saved.exists():
         student.load(saved)
-    lesson = Lesson(
-        emojis, latents, np.array(taught(emojis, things)), tokenizer, student.step + 1, white_only
-    )
+    lesson = Lesson(emojis, latents, np.array(taught(emojis, things)), words, student.step + 1)
     torch.manual_seed(student.step + 1)  # or every run would go through the same noise again
     start, since, losses = time.monotonic(), time.monotonic(), []
     while (spent := (time.monotonic() - start) / 60 / minutes) < 1:
@@ -226,9 +231,9 @@ def train_denoiser(
             )
         if time.monotonic() - since > sheet_every * 60:
             since = time.monotonic()
-            keep(work, student, tokenizer, things)
+            keep(work, student, words, things)
             lesson.say_hearing(student)
-    keep(work, student, tokenizer, things)
+    keep(work, student, words, things)
     lesson.say_hearing(student)
 
 
@@ -246,13 +251,11 @@ class Lesson:
         emojis: list[Emoji],
         latents: np.ndarray,
         course: np.ndarray,
-        tokenizer: Tokenizer,
+        words: Words,
         seed: int,
-        white_only: bool,
     ):
         self._emojis, self._latents, self._course = emojis, latents, course
-        self._tokenizer, self._white_only = tokenizer, white_only
-        self._aliases = own_tags(emojis)
+        self._words, self._aliases = words, own_tags(emojis)
         self._rng, self._words_rng = np.random.default_rng(seed), random.Random(seed)
         self._scheduler = build_scheduler()
         self._root_signal = self._scheduler.alphas_cumprod.sqrt().float()
@@ -261,16 +264,16 @@ class Lesson:
     def loss(self, student: Student, batch: int) -> torch.Tensor:
         """Mean squared error of the velocity on a random batch."""
         which = self._rng.choice(self._course, size=batch)
-        colours = self._rng.integers(1 if self._white_only else self._latents.shape[1], size=batch)
+        colours = self._rng.integers(self._latents.shape[1], size=batch)
         texts = [self._caption(i, c) for i, c in zip(which, colours, strict=True)]
         clean = torch.from_numpy(self._latents[which, colours].astype(np.float32))
         noise = torch.randn_like(clean)
         t = random_timesteps(self._rng, batch)
         a, s = self._root_signal[t].view(-1, 1, 1, 1), self._root_noise[t].view(-1, 1, 1, 1)
         noisy = (a * clean + s * noise).contiguous(memory_format=torch.channels_last)
-        hidden = student.text_encoder(ids_of(self._tokenizer, texts)).last_hidden_state
-        velocity = student.unet(noisy, t, hidden, return_dict=False)[0]
-        return F.mse_loss(velocity, a * noise - s * clean)
+        with mixed_precision():
+            velocity = student.unet(noisy, t, self._words.hidden(texts), return_dict=False)[0]
+        return F.mse_loss(velocity.float(), a * noise - s * clean)
 
     def _caption(self, index: int, colour: int) -> str:
         """Empty now and then: guidance needs to know what no words look like."""
@@ -281,15 +284,11 @@ class Lesson:
 
     def say_hearing(self, student: Student) -> None:
         """Print whether the averaged model hears what is asked for."""
-        text_encoder, unet = student.averaged
 
         def velocity(noisy: torch.Tensor, timestep: int, texts: list[str]) -> torch.Tensor:
-            words = text_encoder(ids_of(self._tokenizer, texts)).last_hidden_state
-            return unet(noisy, timestep, words).sample
+            return student.averaged(noisy, timestep, self._words.hidden(texts)).sample
 
-        errors = hearing(
-            velocity, self._scheduler, self._emojis, self._latents, self._course, self._white_only
-        )
+        errors = hearing(velocity, self._scheduler, self._emojis, self._latents, self._course)
         print(
             "error with the right words {:.3f}, another thing's {:.3f}, none {:.3f}".format(*errors),
             flush=True,
@@ -307,13 +306,12 @@ def provenance(step: int, things: str) -> dict[str, object]:
     }
 
 
-def keep(work: Path, student: Student, tokenizer: Tokenizer, things: str) -> None:
+def keep(work: Path, student: Student, words: Words, things: str) -> None:
     """Save what resumes the training, the averaged model in diffusers layout, and a contact sheet."""
     student.save(work / "train.pt")
     target = work / "checkpoint"
-    text_encoder, unet = student.averaged
-    text_encoder.save_pretrained(target / "text_encoder")
-    unet.save_pretrained(target / "unet")
+    words.save(target)
+    student.averaged.save_pretrained(target / "unet")
     build_scheduler().save_pretrained(target / "scheduler")
     vae = AutoencoderDC.from_pretrained(work / "vae").eval()
     vae.save_pretrained(target / "vae")
@@ -322,7 +320,7 @@ def keep(work: Path, student: Student, tokenizer: Tokenizer, things: str) -> Non
     emojis = emoji_list()
     pick = [emojis[i] for i in random.Random(7).sample(taught(emojis, things), 20)]
     texts = [judged_caption(e, colours_seen(e)[1 + k % 5]) for k, e in enumerate(pick)]
-    pictures = draw(text_encoder, unet, vae, tokenizer, texts)
+    pictures = draw(words, student.averaged, vae, texts)
     rows = [np.concatenate(list(pictures[r : r + 5]), axis=1) for r in range(0, 20, 5)]
     Image.fromarray(np.concatenate(rows)).save(work / f"sheet-{student.step:06d}.png")
     (work / "sheet.txt").write_text("\n".join(texts), "utf-8")
@@ -330,10 +328,9 @@ def keep(work: Path, student: Student, tokenizer: Tokenizer, things: str) -> Non
 
 @torch.no_grad()
 def draw(
-    text_encoder: torch.nn.Module,
+    words: Words,
     unet: torch.nn.Module,
     vae: AutoencoderDC,
-    tokenizer: Tokenizer,
     texts: list[str],
     steps: int = 8,
     guidance: float = 2.0,
@@ -341,10 +338,10 @@ def draw(
     """(n, 256, 256, 3) uint8, by plain DDIM, for looking at while it trains."""
     scheduler = build_scheduler()
     scheduler.set_timesteps(steps)
-    words = text_encoder(ids_of(tokenizer, texts + [""] * len(texts))).last_hidden_state
+    hidden = words.hidden(texts + [""] * len(texts))
     latents = torch.randn(len(texts), LATENT_CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     for t in scheduler.timesteps:
-        yes, no = unet(torch.cat([latents] * 2), t, words, return_dict=False)[0].chunk(2)
+        yes, no = unet(torch.cat([latents] * 2), t, hidden, return_dict=False)[0].chunk(2)
         latents = scheduler.step(no + guidance * (yes - no), t, latents).prev_sample
     pixels = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
     return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

@@ -23,7 +23,6 @@ def hearing(
     emojis: list[Emoji],
     latents: np.ndarray,
     course: np.ndarray,
-    white_only: bool,
 ) -> tuple[float, float, float]:
     """Mean squared error of the velocity at pure noise, where words alone decide.
 
@@ -37,7 +36,7 @@ def hearing(
     """
     rng = np.random.default_rng(0)
     which = rng.choice(course, min(PROBES, len(course)), replace=False)
-    colours = rng.integers(1 if white_only else latents.shape[1], size=len(which))
+    colours = rng.integers(latents.shape[1], size=len(which))
     clean = torch.from_numpy(latents[which, colours].astype(np.float32))
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
     signal = scheduler.alphas_cumprod[NOISIEST].float()
