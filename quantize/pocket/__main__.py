@@ -37,6 +37,7 @@ def main(context: click.Context, work: Path, threads: int) -> None:
     python -m quantize.pocket words --minutes 5
     python -m quantize.pocket denoiser --minutes 100
     python -m quantize.pocket denoiser --minutes 20 --cool-down
+    python -m quantize.pocket polish --minutes 8
     python -m quantize WORK/checkpoint -o edgegen/packs/pocket --precision int8
     python -m quantize.pocket judge edgegen/packs/pocket
     python -m quantize.pocket unseen edgegen/packs/pocket -o docs/pocket-unseen.png
@@ -95,6 +96,17 @@ def denoiser(work: Path, minutes: float, batch: int, lr: float, cool_down: bool,
     from .denoiser import train_denoiser
 
     train_denoiser(work, minutes, batch, lr, cool_down=cool_down, things=things)
+
+
+@main.command()
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=8.0, show_default=True)
+@_things
+@click.pass_obj
+def polish(work: Path, minutes: float, things: str) -> None:
+    """Train the decoder on latents that the denoiser makes, when that is done."""
+    from .polish import polish_decoder
+
+    polish_decoder(work, minutes, things)
 
 
 @main.command()

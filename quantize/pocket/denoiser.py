@@ -16,19 +16,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderDC, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderDC, UNet2DConditionModel
 from PIL import Image
-from tokenizers import Tokenizer
-from transformers import CLIPTextModel
 
-from .autoencoder import DOWNSCALE, LATENT_CHANNELS
+from .autoencoder import LATENT_CHANNELS
 from .captions import colours_seen, judged_caption, own_tags, random_caption
 from .data import PICTURES_PACKAGE, SIZE, Emoji, composite, emoji_list, load_rgba, taught
+from .drawing import SIDE, Words, build_scheduler, draw
 from .hearing import hearing
 from .palette import BACKGROUNDS
 from .precision import mixed_precision
 
-SIDE = SIZE // DOWNSCALE
 CAPTION_DROPOUT = 0.08
 EMA_DECAY = 0.995
 PACK_DEFAULTS = {
@@ -57,19 +55,6 @@ def build_unet() -> UNet2DConditionModel:
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
         resnet_time_scale_shift="scale_shift",
-    )
-
-
-def build_scheduler() -> DDIMScheduler:
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        clip_sample=False,
-        set_alpha_to_one=True,
     )
 
 
@@ -154,31 +139,6 @@ class Student:
         decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
         mine, theirs = list(self.averaged.parameters()), list(self.unet.parameters())
         torch._foreach_lerp_(mine, theirs, 1 - decay)
-
-
-@dataclass(frozen=True)
-class Words:
-    """The tokenizer and the text encoder as `reading.py` left them; here they learn nothing more."""
-
-    tokenizer: Tokenizer
-    text_encoder: CLIPTextModel
-
-    @classmethod
-    def load(cls, folder: Path) -> Words:
-        """From the folder that holds `tokenizer/` and `text_encoder/`."""
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
-        return cls(tokenizer, CLIPTextModel.from_pretrained(folder / "text_encoder").eval())
-
-    def save(self, folder: Path) -> None:
-        (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
-        self.text_encoder.save_pretrained(folder / "text_encoder")
-
-    @torch.no_grad()
-    def hidden(self, texts: list[str]) -> torch.Tensor:
-        """(n, MAX_LENGTH, width) float32, for the cross-attention."""
-        ids = torch.tensor([t.ids for t in self.tokenizer.encode_batch(texts)])
-        return self.text_encoder(ids).last_hidden_state
 
 
 def random_timesteps(rng: np.random.Generator, batch: int) -> torch.Tensor:
@@ -324,24 +284,3 @@ def keep(work: Path, student: Student, words: Words, things: str) -> None:
     rows = [np.concatenate(list(pictures[r : r + 5]), axis=1) for r in range(0, 20, 5)]
     Image.fromarray(np.concatenate(rows)).save(work / f"sheet-{student.step:06d}.png")
     (work / "sheet.txt").write_text("\n".join(texts), "utf-8")
-
-
-@torch.no_grad()
-def draw(
-    words: Words,
-    unet: torch.nn.Module,
-    vae: AutoencoderDC,
-    texts: list[str],
-    steps: int = 8,
-    guidance: float = 2.0,
-) -> np.ndarray:
-    """(n, 256, 256, 3) uint8, by plain DDIM, for looking at while it trains."""
-    scheduler = build_scheduler()
-    scheduler.set_timesteps(steps)
-    hidden = words.hidden(texts + [""] * len(texts))
-    latents = torch.randn(len(texts), LATENT_CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    for t in scheduler.timesteps:
-        yes, no = unet(torch.cat([latents] * 2), t, hidden, return_dict=False)[0].chunk(2)
-        latents = scheduler.step(no + guidance * (yes - no), t, latents).prev_sample
-    pixels = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
