@@ -1,17 +1,22 @@
 """The pack that ships: whole, small, and drawing what the palette promises."""
 
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgegen.engine.pipeline import Picture, TextToImage
 from edgegen.engine.request import resolve_settings
 from edgegen.jobs.job import JobRequest
 from edgegen.pack import builtin_packs_dir, find_pack
 from edgegen.settings import LimitSettings
-from quantize.pocket.obedience import colour_error
-from quantize.pocket.palette import BACKGROUNDS
+from quantize.pocket.data import emoji_list, taught
+from quantize.pocket.obedience import THUMB, judge, summary
 
 MAX_BYTES = 25_000_000
+THINGS = Path(__file__).parent / "packs" / "things.webp"
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +46,18 @@ def test_it_carries_its_evaluation_licence_and_provenance(pocket):
     assert manifest.min_ram_mb > 0
 
 
-def test_backgrounds_have_the_colours_of_their_names(pocket):
+def test_it_obeys_its_words(pocket):
+    """`python -m quantize.pocket judge` asks 100 captions; here it is 60."""
+    emojis = emoji_list()
+    things = [emojis[i] for i in taught(emojis, "first")]
+    assert [e.label for e in things] == pocket.manifest.provenance["things"]
+    pictures = np.asarray(Image.open(THINGS)).reshape(len(things), THUMB, THUMB, 4)
     with TextToImage(pocket, "cpu", threads=2) as engine:
-        errors = {
-            colour: colour_error(draw(engine, f"a star on a {colour} background", 5), BACKGROUNDS[colour])
-            for colour in ("white", "black", "red", "green", "blue", "yellow")
-        }
-    assert sum(error <= 12 for error in errors.values()) >= 5, errors
+        verdicts, _ = judge(partial(draw, engine), pictures, things, 60)
+    figures = summary(verdicts)
+    assert figures["nearest"] >= 80, verdicts
+    assert figures["among_five"] >= 95, verdicts
+    assert figures["background"] >= 90, verdicts
 
 
 def test_words_and_seeds_both_matter(pocket):

@@ -75,7 +75,9 @@ def train_text_encoder(work: Path, minutes: float, batch: int = 64, lr: float = 
     pictured = looks(load_rgba(work, emojis))
     words = work / "tokenizer" / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(words)) if words.exists() else train_tokenizer(emojis, words)
-    reader = Reader(build_text_encoder(tokenizer), len(emojis), tokenizer.token_to_id(END))
+    end = tokenizer.token_to_id(END)
+    assert end is not None, f"{words} has no {END}"
+    reader = Reader(build_text_encoder(tokenizer), len(emojis), end)
     optimizer = torch.optim.AdamW(
         reader.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.02, fused=True
     )
