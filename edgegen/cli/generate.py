@@ -30,7 +30,14 @@ MAX_SEED = 2**63 - 1
 
 
 @click.command()
-@click.argument("prompt")
+@click.argument("prompt", required=False)
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="PICTURE",
+    help="Take prompt, seed and settings from a picture; what else is given wins.",
+)
 @picture_options
 @click.option("--provider", metavar="NAME", help="cpu, openvino or auto. Default: engine.provider.")
 @click.option("--threads", type=click.IntRange(0, 256), metavar="N", help="0: one per usable core.")
@@ -47,7 +54,7 @@ MAX_SEED = 2**63 - 1
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document with every picture.")
 @pass_app
-def generate(app: App, prompt: str, **options: Any) -> None:
+def generate(app: App, prompt: str | None, source: Path | None, **options: Any) -> None:
     """Make a picture of PROMPT here and now; PROMPT - reads stdin.
 
     Prints each picture's file, seed and seconds. The file remembers prompt, seed and settings.
@@ -59,9 +66,10 @@ def generate(app: App, prompt: str, **options: Any) -> None:
       edgegen generate "a red apple" --seed 7 --steps 8 --size 256x256 -o apple.webp
       edgegen generate "a rocket on a blue background" --count 4 -o rockets/
       edgegen generate "a red apple" --pack ./my-pack --provider cpu --threads 2
+      edgegen generate --from apple.webp --steps 20 -o finer.png
       echo "a cat" | edgegen generate - --json | jq -r '.pictures[].file'
     """
-    data = request_data(prompt, options)
+    data = wanted_data(prompt, source, options)
     pack = choose_pack(app, data.pop("pack", None))
     settings = valid_request(data, pack, app.settings.limits)
     paths = output_paths(options["output"], settings.prompt, options["count"], options["force"])
@@ -72,6 +80,23 @@ def generate(app: App, prompt: str, **options: Any) -> None:
         made = draw_all(pipeline, wanted, paths, quiet=options["as_json"])
     if options["as_json"]:
         say_json({"pictures": made})
+
+
+def wanted_data(prompt: str | None, source: Path | None, options: dict[str, Any]) -> dict[str, Any]:
+    """What is asked for: a picture's recipe, if there is one, and over it the command line.
+
+    Raises:
+        BadRequest: neither a prompt nor a picture is given, or the picture tells no prompt.
+    """
+    if source is None:
+        if prompt is None:
+            message = 'give a prompt, as in edgegen generate "a red apple", or a picture with --from'
+            raise BadRequest([Problem("prompt", None, message)])
+        return request_data(prompt, options)
+    from edgegen.engine.recipe import read_recipe
+
+    recipe = read_recipe(source)
+    return recipe | request_data(recipe.get("prompt", "") if prompt is None else prompt, options)
 
 
 def choose_pack(app: App, name: str | None) -> Pack:

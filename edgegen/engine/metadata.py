@@ -23,14 +23,14 @@ FORMATS = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG"}
 SUFFIXES = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
 QUALITY = {"webp": 92, "jpeg": 94}
 MAX_PIXELS = 8192 * 8192
-_SAMPLER_NAMES = {
+SAMPLER_NAMES = {
     "euler": "Euler",
     "euler_ancestral": "Euler a",
     "ddim": "DDIM",
     "dpmpp_2m": "DPM++ 2M",
     "lcm": "LCM",
 }
-_IMAGE_DESCRIPTION, _SOFTWARE, _EXIF_IFD, _USER_COMMENT = 0x010E, 0x0131, 0x8769, 0x9286
+_IMAGE_DESCRIPTION, _SOFTWARE, EXIF_IFD, USER_COMMENT = 0x010E, 0x0131, 0x8769, 0x9286
 
 
 def describe(picture: Picture) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def describe(picture: Picture) -> dict[str, Any]:
 def parameters_text(picture: Picture) -> str:
     """The `parameters` text: prompt, negative prompt, and one line of settings."""
     s = picture.settings
-    sampler = _SAMPLER_NAMES.get(s.sampler, s.sampler)
+    sampler = SAMPLER_NAMES.get(s.sampler, s.sampler)
     lines = [s.prompt, *([f"Negative prompt: {s.negative_prompt}"] if s.negative_prompt else [])]
     lines.append(
         f"Steps: {s.steps}, Sampler: {sampler}, CFG scale: {s.guidance:g}, Seed: {s.seed}, "
@@ -81,7 +81,7 @@ def _exif(picture: Picture) -> Image.Exif:
     exif[_IMAGE_DESCRIPTION] = json.dumps(describe(picture))  # ASCII, as EXIF demands
     exif[_SOFTWARE] = f"edgegen {__version__}"
     comment = b"UNICODE\0" + parameters_text(picture).encode("utf-16-be")
-    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = comment
+    exif.get_ifd(EXIF_IFD)[USER_COMMENT] = comment
     return exif
 
 

@@ -160,3 +160,25 @@ def test_interrupt_leaves_nothing_and_says_nothing(device):
     _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors.strip()) == (130, "")
     assert all(path.suffix in (".png", ".toml") for path in device.home.iterdir())
+
+
+def test_a_picture_is_made_again_from_itself(device):
+    device.run("generate", "a red apple", "--seed", "7", *QUICK, "-o", "one.png")
+    again = device.run("generate", "--from", "one.png", "-o", "two.png")
+    assert again.exit_code == 0, again.stderr
+    with Image.open("one.png") as one, Image.open("two.png") as two:
+        assert one.tobytes() == two.tobytes()
+
+
+def test_what_is_given_beside_a_picture_wins(device):
+    device.run("generate", "a red apple", "--seed", "7", *QUICK, "-o", "one.png")
+    result = device.run("generate", "a pear", "--from", "one.png", "--seed", "8", "-o", "two.png")
+    assert result.exit_code == 0, result.stderr
+    told = read_metadata(device.home / "two.png")
+    assert (told["prompt"], told["seed"], told["steps"], told["width"]) == ("a pear", 8, 2, 32)
+
+
+def test_neither_words_nor_picture(device):
+    result = device.run("generate")
+    assert result.exit_code == BadRequest.exit_code
+    assert "give a prompt" in result.stderr
