@@ -15,7 +15,7 @@ from PIL import Image
 from ..errors import BadRequest, Problem
 from .metadata import EXIF_IFD, FORMATS, MAX_PIXELS, SAMPLER_NAMES, USER_COMMENT, read_metadata
 
-FIELDS = "prompt negative_prompt seed steps guidance width height sampler pack".split()
+FIELDS = ["prompt", "negative_prompt", "seed", "steps", "guidance", "width", "height", "sampler", "pack"]
 _SETTINGS_LINE = re.compile(r"(?:^|\n)(Steps: \d+, .*)\s*\Z", re.DOTALL)
 _SETTING = re.compile(r'\s*([\w /+-]+):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|\Z)')
 _NEGATIVE = "\nNegative prompt:"
