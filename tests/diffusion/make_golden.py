@@ -33,6 +33,7 @@ KINDS = {
 }
 NO_SAMPLE = ("euler", "euler_ancestral")  # diffusers does not implement it there
 EXTRA = {"ddim": {"clip_sample": False}}
+NOISE_SIZES = (*range(1, 41), 1, 100, 3)
 
 
 def cases() -> list[tuple]:
@@ -102,6 +103,25 @@ class fixed_noise:
             module.randn_tensor = original
 
 
+def torch_noise() -> dict[str, np.ndarray]:
+    """What torch's CPU generator gives: raw integers, and one stream read in arrays of many sizes."""
+    generator = torch.Generator("cpu").manual_seed(1234)
+    found = {}
+    for k, shape in enumerate([(1, 4, 8, 8), (1, 3, 5, 7), (2, 9), (4, 4)]):
+        found[f"torch-randn-1234/{k}"] = torch.randn(shape, generator=generator).numpy()
+    for seed in (0, 2**32 - 1, 2**63 - 1):
+        generator = torch.Generator("cpu").manual_seed(seed)
+        words = torch.empty(700, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+        found[f"torch-words/{seed}"] = words.numpy()
+        for kind in ("float32", "float64"):
+            generator = torch.Generator("cpu").manual_seed(seed)
+            stream = [
+                torch.randn(size, generator=generator, dtype=getattr(torch, kind)) for size in NOISE_SIZES
+            ]
+            found[f"torch-stream/{kind}/{seed}"] = torch.cat(stream).numpy()
+    return found
+
+
 def main() -> None:
     rng = np.random.RandomState(7)
     most = max(case[-1] for case in cases())
@@ -110,9 +130,7 @@ def main() -> None:
     arrays = {"outputs": outputs, "noises": noises}
     for case in cases():
         arrays |= {f"{case_name(case)}/{key}": value for key, value in record(case, outputs, noises).items()}
-    generator = torch.Generator("cpu").manual_seed(1234)
-    for k, shape in enumerate([(1, 4, 8, 8), (1, 3, 5, 7), (2, 9), (4, 4)]):
-        arrays[f"torch-randn-1234/{k}"] = torch.randn(shape, generator=generator).numpy()
+    arrays |= torch_noise()
     np.savez_compressed(OUT, **arrays)
     print(len(cases()), "cases", OUT.stat().st_size, "bytes")
 
