@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgegen.cli.request import SAMPLERS as SHOWN_SAMPLERS
 from edgegen.diffusion.schedulers import SCHEDULERS
+from edgegen.engine.metadata import _SAMPLER_NAMES
 from edgegen.errors import PackError, StorageError, UnknownPack
 from edgegen.pack import (
     MANIFEST_MAX_BYTES,
@@ -246,6 +248,7 @@ def test_a_broken_pack_is_not_just_unknown(folder: Path, tmp_path: Path) -> None
 
 def test_samplers_are_the_same_everywhere() -> None:
     assert set(get_args(Sampler)) == set(SCHEDULERS) == set(SAMPLERS)
+    assert set(SHOWN_SAMPLERS.split(", ")) == set(SAMPLERS) == set(_SAMPLER_NAMES)
 
 
 def test_builtin_packs_lie_inside_the_package() -> None:

@@ -26,9 +26,18 @@ MAX_PIXELS = 8192 * 8192
 _SAMPLER_NAMES = {
     "euler": "Euler",
     "euler_ancestral": "Euler a",
-    "ddim": "DDIM",
+    "heun": "Heun",
+    "dpm_2": "DPM2",
+    "dpm_2_ancestral": "DPM2 a",
+    "lms": "LMS",
+    "dpmpp_2s_ancestral": "DPM++ 2S a",
+    "dpmpp_sde": "DPM++ SDE",
     "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "ddim": "DDIM",
+    "uni_pc": "UniPC",
     "lcm": "LCM",
+    "ipndm": "IPNDM",
 }
 _IMAGE_DESCRIPTION, _SOFTWARE, _EXIF_IFD, _USER_COMMENT = 0x010E, 0x0131, 0x8769, 0x9286
 
