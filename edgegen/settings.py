@@ -27,6 +27,7 @@ SAMPLERS = (
     "lcm",
     "ipndm",
 )
+SCHEDULES = ("normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta")
 GpioPin = Annotated[int, Field(ge=0, le=27)]
 
 

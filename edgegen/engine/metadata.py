@@ -39,6 +39,15 @@ _SAMPLER_NAMES = {
     "lcm": "LCM",
     "ipndm": "IPNDM",
 }
+_SCHEDULE_NAMES = {
+    "normal": "Normal",
+    "karras": "Karras",
+    "exponential": "Exponential",
+    "sgm_uniform": "SGM Uniform",
+    "simple": "Simple",
+    "ddim_uniform": "DDIM",
+    "beta": "Beta",
+}
 _IMAGE_DESCRIPTION, _SOFTWARE, _EXIF_IFD, _USER_COMMENT = 0x010E, 0x0131, 0x8769, 0x9286
 
 
@@ -57,9 +66,10 @@ def parameters_text(picture: Picture) -> str:
     """The `parameters` text: prompt, negative prompt, and one line of settings."""
     s = picture.settings
     sampler = _SAMPLER_NAMES.get(s.sampler, s.sampler)
+    schedule = f"Schedule type: {_SCHEDULE_NAMES.get(s.schedule, s.schedule)}, " if s.schedule else ""
     lines = [s.prompt, *([f"Negative prompt: {s.negative_prompt}"] if s.negative_prompt else [])]
     lines.append(
-        f"Steps: {s.steps}, Sampler: {sampler}, CFG scale: {s.guidance:g}, Seed: {s.seed}, "
+        f"Steps: {s.steps}, Sampler: {sampler}, {schedule}CFG scale: {s.guidance:g}, Seed: {s.seed}, "
         f"Size: {s.width}x{s.height}, Model: {picture.pack_name}, Version: edgegen {__version__}"
     )
     return "\n".join(lines)

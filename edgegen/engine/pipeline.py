@@ -130,13 +130,17 @@ class TextToImage:
         """Yields Progress; the final latents are its return value."""
         manifest = self.pack.manifest
         scheduler = make_scheduler(
-            settings.sampler, noise_schedule(manifest), manifest.prediction_type, settings.steps
+            settings.sampler,
+            noise_schedule(manifest),
+            manifest.prediction_type,
+            settings.steps,
+            settings.schedule,
         )
         side = manifest.latent_downscale
         shape = (1, manifest.latent_channels, settings.height // side, settings.width // side)
         rng = NoiseSource(settings.seed)
         latents = rng.normal(shape) * np.float32(scheduler.init_noise_sigma)
-        yield Progress(0, settings.steps, latents, None)
+        yield Progress(0, len(scheduler.timesteps), latents, None)
         guided = settings.guidance != 1
         conditioning = self._encode(settings.prompt)
         unconditional = self._encode(settings.negative_prompt) if guided else None
