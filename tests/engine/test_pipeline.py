@@ -107,6 +107,17 @@ def test_a_schedule_chooses_the_levels(engine: TextToImage) -> None:
     assert [(p.step, p.steps) for p in found if isinstance(p, Progress)] == [(k, 8) for k in range(9)]
 
 
+def test_weights_in_a_prompt_move_its_encoding(engine: TextToImage) -> None:
+    plain, same, more, other = (
+        draw(engine, replace(SETTINGS, prompt=prompt)).pixels
+        for prompt in ("a red apple", "a (red:1.0) apple", "a (red:1.5) apple", "a (red:0.5) apple")
+    )
+    assert np.array_equal(plain, same)
+    assert len({picture.tobytes() for picture in (plain, more, other)}) == 3
+    with pytest.raises(BadRequest, match="gives 'red' the weight 99; allowed are -10 to 10"):
+        draw(engine, replace(SETTINGS, negative_prompt="a (red:99) apple"))
+
+
 def test_encodings_of_recent_prompts_are_kept_and_the_unconditional_always(engine: TextToImage) -> None:
     draw(engine, SETTINGS)
     encoder = engine.sessions.get("text_encoder")
