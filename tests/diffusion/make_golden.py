@@ -163,6 +163,40 @@ class fixed_noise:
             module.randn_tensor = original
 
 
+def levels() -> dict[str, np.ndarray]:
+    """diffusers' Karras and exponential spacing over the whole trained range."""
+    found = {}
+    for kind, steps in product(("karras", "exponential"), (2, 10, 25)):
+        scheduler = scheduler_class("euler")(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            timestep_spacing="linspace",
+            **{f"use_{kind}_sigmas": True},
+        )
+        scheduler.set_timesteps(steps)
+        found[f"levels/{kind}/{steps}"] = scheduler.sigmas.numpy()
+    return found
+
+
+def singlestep(outputs: np.ndarray, noises: np.ndarray) -> dict[str, np.ndarray]:
+    """diffusers' DPM-Solver++(2S) over one step: unit-variance latents at its start, middle and end."""
+    module = importlib.import_module("diffusers.schedulers.scheduling_dpmsolver_singlestep")
+    found = {}
+    for start, end in ((14.6, 0.5), (10.0, 3.6), (3.0, 0.3)):
+        scheduler = module.DPMSolverSinglestepScheduler(
+            solver_order=2, lower_order_final=True, beta_schedule="scaled_linear"
+        )
+        scheduler.set_timesteps(2)
+        scheduler.order_list = [1, 2]
+        scheduler.sigmas = torch.tensor([start, (start * end) ** 0.5, end])
+        latents = [torch.from_numpy(noises[-1])]
+        for k, t in enumerate(scheduler.timesteps):
+            latents.append(scheduler.step(torch.from_numpy(outputs[k]), t, latents[-1]).prev_sample)
+        found[f"singlestep/{start}-{end}"] = torch.stack(latents).numpy()
+    return found
+
+
 def torch_noise() -> dict[str, np.ndarray]:
     """What torch's CPU generator gives: raw integers, and one stream read in arrays of many sizes."""
     generator = torch.Generator("cpu").manual_seed(1234)
@@ -190,7 +224,7 @@ def main() -> None:
     arrays = {"outputs": outputs, "noises": noises}
     for case in cases():
         arrays |= {f"{case_name(case)}/{key}": value for key, value in record(case, outputs, noises).items()}
-    arrays |= torch_noise()
+    arrays |= torch_noise() | levels() | singlestep(outputs, noises)
     np.savez_compressed(OUT, **arrays)
     print(len(cases()), "cases", OUT.stat().st_size, "bytes")
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from edgegen.diffusion.schedules import NoiseSchedule, alphas_cumprod, sigmas_of
 from edgegen.diffusion.sigma_schedules import SIGMA_SCHEDULES, run_sigmas
 
 SD15 = sigmas_of(alphas_cumprod(NoiseSchedule()))
+GOLDEN = np.load(Path(__file__).parent / "golden.npz")
 # Levels as ComfyUI's users know them for Stable Diffusion 1.x: 14.6146 down to 0.0292.
 TOP, BOTTOM = 14.6146, 0.0292
 
@@ -29,6 +32,12 @@ def test_levels_descend_to_zero_within_what_was_trained(name: str, steps: int) -
 @pytest.mark.parametrize("name", ["normal", "karras", "exponential"])
 def test_some_visit_the_cleanest_level(name: str) -> None:
     assert run_sigmas(name, SD15, 10)[-2] == pytest.approx(BOTTOM, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", ["karras", "exponential"])
+@pytest.mark.parametrize("steps", [2, 10, 25])
+def test_agrees_with_diffusers(name: str, steps: int) -> None:
+    np.testing.assert_allclose(run_sigmas(name, SD15, steps), GOLDEN[f"levels/{name}/{steps}"], rtol=1e-4)
 
 
 def test_karras_is_equation_5() -> None:

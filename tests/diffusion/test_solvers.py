@@ -6,6 +6,8 @@ an axis of its own, and a variance is a sum of squares without any sampling.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from edgegen.diffusion.schedulers import SCHEDULERS, make_scheduler
 from edgegen.diffusion.schedules import NoiseSchedule, alphas_cumprod, sigmas_of
 from edgegen.diffusion.solvers import Step
 
+GOLDEN = np.load(Path(__file__).parent / "golden.npz")
 STD = 0.7  # of the pictures, around 0
 MARGIN = 4  # levels before the start that history covers, and after the end that are never visited
 
@@ -81,6 +84,22 @@ def test_halving_the_step_divides_the_error_by_two_to_the_order(name, order, eve
     coarse, fine = error(name, 32, even_sigma), error(name, 64, even_sigma)
     assert np.log2(coarse / fine) > order - 0.35
     assert fine < 0.02**order * 20 if order < 4 else fine < 1e-5
+
+
+@pytest.mark.parametrize(("start", "end"), [(14.6, 0.5), (10.0, 3.6), (3.0, 0.3)])
+def test_dpmpp_2s_without_its_noise_agrees_with_diffusers(start: float, end: float) -> None:
+    want, asked = GOLDEN[f"singlestep/{start}-{end}"], []
+
+    def recorded(x: np.ndarray, sigma: float) -> np.ndarray:
+        asked.append(x / np.hypot(sigma, 1))
+        return x - sigma * GOLDEN["outputs"][len(asked) - 1]
+
+    there = np.sqrt(start * end)  # an ancestral step goes below it, to `end`
+    x, levels = want[0] * np.hypot(start, 1), np.array([start, there, 0])
+    step = Step(recorded, x, levels, 0, (), lambda: np.zeros_like(x))
+    moved = solvers.dpmpp_2s_ancestral(step)
+    np.testing.assert_allclose(asked, want[:2], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(moved.x / np.hypot(end, 1), want[2], rtol=1e-4, atol=1e-4)
 
 
 class Axes:
