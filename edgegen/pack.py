@@ -27,7 +27,22 @@ MANIFEST_MAX_BYTES = 1 << 20
 REQUIRED_ROLES = ("text_encoder", "unet", "vae_decoder")
 
 Precision = Literal["fp32", "fp16", "int8"]
-Sampler = Literal["euler", "euler_ancestral", "ddim", "dpmpp_2m", "lcm"]
+Sampler = Literal[
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "lms",
+    "dpmpp_2s_ancestral",
+    "dpmpp_sde",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "ddim",
+    "uni_pc",
+    "lcm",
+    "ipndm",
+]
 PackName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Role = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

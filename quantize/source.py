@@ -32,6 +32,12 @@ _SAMPLERS = {
     "EulerAncestralDiscreteScheduler": "euler_ancestral",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
     "LCMScheduler": "lcm",
+    "HeunDiscreteScheduler": "heun",
+    "KDPM2DiscreteScheduler": "dpm_2",
+    "KDPM2AncestralDiscreteScheduler": "dpm_2_ancestral",
+    "LMSDiscreteScheduler": "lms",
+    "DPMSolverSDEScheduler": "dpmpp_sde",
+    "UniPCMultistepScheduler": "uni_pc",
 }
 
 

@@ -11,7 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgegen.cli.request import SAMPLERS as SHOWN_SAMPLERS
+from edgegen.cli.request import SCHEDULES as SHOWN_SCHEDULES
 from edgegen.diffusion.schedulers import SCHEDULERS
+from edgegen.diffusion.sigma_schedules import SIGMA_SCHEDULES
+from edgegen.engine.metadata import _SAMPLER_NAMES, _SCHEDULE_NAMES
 from edgegen.errors import PackError, StorageError, UnknownPack
 from edgegen.pack import (
     MANIFEST_MAX_BYTES,
@@ -25,7 +29,7 @@ from edgegen.pack import (
     scan_packs,
     write_manifest,
 )
-from edgegen.settings import SAMPLERS
+from edgegen.settings import SAMPLERS, SCHEDULES
 
 PACKS = Path(__file__).parent / "packs"
 TINY = PACKS / "tiny"
@@ -244,8 +248,10 @@ def test_a_broken_pack_is_not_just_unknown(folder: Path, tmp_path: Path) -> None
     assert [p.name for p in list_packs([tmp_path, PACKS])] == ["tiny"]
 
 
-def test_samplers_are_the_same_everywhere() -> None:
+def test_samplers_and_schedules_are_the_same_everywhere() -> None:
     assert set(get_args(Sampler)) == set(SCHEDULERS) == set(SAMPLERS)
+    assert set(SHOWN_SCHEDULES.split(", ")) == set(SCHEDULES) == set(SIGMA_SCHEDULES) == set(_SCHEDULE_NAMES)
+    assert set(SHOWN_SAMPLERS.split(", ")) == set(SAMPLERS) == set(_SAMPLER_NAMES)
 
 
 def test_builtin_packs_lie_inside_the_package() -> None:

@@ -21,7 +21,7 @@ MIN_PREFIX = 4
 # What a request of the shell may say; the daemon fills in the rest.
 ASKED = {
     *("id", "prompt", "negative_prompt", "pack", "priority"),
-    *("seed", "steps", "guidance", "width", "height", "sampler"),
+    *("seed", "steps", "guidance", "width", "height", "sampler", "schedule"),
 }
 DAEMON_TIMEOUT_S = 10.0
 

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from edgegen.settings import LimitSettings
 
 STDIN_MAX_BYTES = 1_000_000
+SAMPLERS = (  # written out: their home in `settings` is slow to import
+    "euler, euler_ancestral, heun, dpm_2, dpm_2_ancestral, lms, dpmpp_2s_ancestral, dpmpp_sde, dpmpp_2m, "
+    "dpmpp_2m_sde, ddim, uni_pc, lcm, ipndm"
+)
+SCHEDULES = "normal, karras, exponential, sgm_uniform, simple, ddim_uniform, beta"
 PACKS_SAY = ("width", "height", "steps")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -28,7 +33,12 @@ _OPTIONS = (
         "--guidance", type=float, metavar="G", help="How strictly to obey the words; 1 is quickest."
     ),
     click.option("--size", metavar="WxH", help="Picture size in pixels, as in 256x256. Default: the pack's."),
-    click.option("--sampler", metavar="S", help="euler, euler_ancestral, ddim, dpmpp_2m or lcm."),
+    click.option("--sampler", metavar="S", help=f"{SAMPLERS}. Default: the pack's."),
+    click.option(
+        "--schedule",
+        metavar="S",
+        help=f"Noise levels to visit: {SCHEDULES}. Default: the pack's own timesteps.",
+    ),
     click.option("--negative", metavar="TEXT", help="What the picture should not show."),
 )
 
@@ -77,7 +87,8 @@ def request_data(prompt: str, options: dict[str, Any]) -> dict[str, Any]:
     """
     data = {"prompt": read_prompt(prompt), "negative_prompt": options.get("negative")}
     data |= {
-        key: options.get(key) for key in ("pack", "seed", "steps", "guidance", "sampler", "id", "priority")
+        key: options.get(key)
+        for key in ("pack", "seed", "steps", "guidance", "sampler", "schedule", "id", "priority")
     }
     if options.get("size"):
         data["width"], data["height"] = parse_size(options["size"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
+from .emphasis import plain_text, weighted_parts
 from .tokenizer import ClipTokenizer
 
 
@@ -16,18 +17,21 @@ def clean_prompt(text: str) -> str:
 
 
 def token_problem(text: str, tokenizer: ClipTokenizer) -> str | None:
-    """Why a text is too long for a tokenizer, naming the first words that would be lost; None if it fits."""
+    """Why a text is too long for a tokenizer, naming the first words that would be lost; None if it fits.
+
+    Weights and their parentheses do not count.
+    """
     most = tokenizer.max_length - 2
-    count = tokenizer.count(text)
+    count = sum(tokenizer.count(part) for part, _ in weighted_parts(text))
     if count <= most:
         return None
-    lost = _first_lost(text, tokenizer)
+    lost = _first_lost(plain_text(text), tokenizer)
     return f"has {count} tokens; at most {most} fit. Shorten it: from {lost!r} on it is lost"
 
 
 def _first_lost(text: str, tokenizer: ClipTokenizer) -> str:
     words = text.split()
-    low, high = 0, len(words)  # the most words that fit lie in between
+    low, high = 0, len(words) - 1  # the most words that fit lie in between; some are lost
     while low < high:
         middle = (low + high + 1) // 2
         fits = tokenizer.count(" ".join(words[:middle])) <= tokenizer.max_length - 2

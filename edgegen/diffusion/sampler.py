@@ -8,11 +8,29 @@ from typing import Any
 
 import numpy as np
 
-from .rng import NoiseSource
+from .prediction import Draw, Predict
+from .rng import NoiseSource, NoiseState
 from .schedulers import Scheduler
 
 Denoiser = Callable[[np.ndarray, float, Any], np.ndarray]
 PairDenoiser = Callable[[np.ndarray, float, Any, Any], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class SamplerState:
+    """All that the rest of a run depends on: `sample(..., resume=state)` makes the identical picture of it.
+
+    Attributes:
+        index: steps done.
+        latents: (1, c, h, w) float32 after them.
+        history: what the scheduler remembers; empty for most.
+        noise: where the noise stream stands; None for a run without one.
+    """
+
+    index: int
+    latents: np.ndarray
+    history: tuple[np.ndarray, ...]
+    noise: NoiseState | None
 
 
 @dataclass(frozen=True)
@@ -22,12 +40,14 @@ class SamplerStep:
     Attributes:
         index: steps done, 1 to total.
         latents, denoised: as in `StepOutput`; `denoised` is what a preview should decode.
+        state: where to go on from.
     """
 
     index: int
     total: int
     latents: np.ndarray
     denoised: np.ndarray
+    state: SamplerState
 
 
 def two_passes(denoiser: Denoiser) -> PairDenoiser:
@@ -50,41 +70,51 @@ def sample(
     guidance_scale: float,
     rng: NoiseSource | None = None,
     pair: PairDenoiser | None = None,
+    resume: SamplerState | None = None,
 ) -> Generator[SamplerStep, None, None]:
     """Denoise, yielding after every step.
 
     Args:
         denoiser: (latents, timestep, conditioning) -> model output of the latents' shape.
         scheduler: a new one from `make_scheduler`.
-        latents: (1, c, h, w) float32, unit noise times `scheduler.init_noise_sigma`.
+        latents: (1, c, h, w) float32, unit noise times `scheduler.init_noise_sigma`; unused with `resume`.
         conditioning, unconditional: handed to the denoiser as they are.
         guidance_scale: 1 means no guidance: the second pass is never run, `unconditional` may be None.
         rng: noise for schedulers with `uses_noise`; go on with the source of the initial noise.
         pair: how to get both outputs at once; two passes of `denoiser` when None.
+        resume: go on from here, everything else being as it was in the first run.
     Source of guidance: Ho & Salimans 2022, arXiv:2207.12598.
     """
-    pair = pair or two_passes(denoiser)
-    total = len(scheduler.timesteps)
-    for i in range(total):
-        timestep = float(scheduler.timesteps[i])
-        model_input = scheduler.scale_model_input(latents, i)
-        if guidance_scale == 1:
-            model_output = denoiser(model_input, timestep, conditioning)
-        else:
-            wanted, plain = pair(model_input, timestep, conditioning, unconditional)
-            model_output = plain + np.float32(guidance_scale) * (wanted - plain)
-        out = scheduler.step(
-            model_output, latents, i, _noise(scheduler, rng, latents, is_last=i + 1 == total)
-        )
+    predict = _guided(denoiser, pair or two_passes(denoiser), conditioning, unconditional, guidance_scale)
+    first, total = 0, len(scheduler.timesteps)
+    if resume is not None:
+        first, latents, scheduler.history = resume.index, resume.latents, resume.history
+        if rng is not None and resume.noise is not None:
+            rng.restore(resume.noise)
+    draw = _drawer(rng, latents.shape)
+    for i in range(first, total):
+        out = scheduler.advance(predict, latents, i, draw)
         latents = out.latents
-        yield SamplerStep(i + 1, total, latents, out.denoised)
+        state = SamplerState(i + 1, latents, scheduler.history, rng.state() if rng else None)
+        yield SamplerStep(i + 1, total, latents, out.denoised, state)
 
 
-def _noise(
-    scheduler: Scheduler, rng: NoiseSource | None, latents: np.ndarray, is_last: bool
-) -> np.ndarray | None:
-    if is_last or not scheduler.uses_noise:
-        return None
-    if rng is None:
-        raise ValueError("this scheduler adds noise: hand the sampler a NoiseSource")
-    return rng.normal(latents.shape)
+def _guided(
+    denoiser: Denoiser, pair: PairDenoiser, conditioning: Any, unconditional: Any, guidance_scale: float
+) -> Predict:
+    def predict(model_input: np.ndarray, timestep: float) -> np.ndarray:
+        if guidance_scale == 1:
+            return denoiser(model_input, timestep, conditioning)
+        wanted, plain = pair(model_input, timestep, conditioning, unconditional)
+        return plain + np.float32(guidance_scale) * (wanted - plain)
+
+    return predict
+
+
+def _drawer(rng: NoiseSource | None, shape: tuple[int, ...]) -> Draw:
+    def draw() -> np.ndarray:
+        if rng is None:
+            raise ValueError("this sampler adds noise: hand `sample` a NoiseSource")
+        return rng.normal(shape)
+
+    return draw

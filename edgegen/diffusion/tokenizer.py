@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import json
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +127,22 @@ class ClipTokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         """(1, max_length) int64: start, the tokens that fit, end, padding."""
-        ids = [self.start_id, *self.tokens(text)[: self.max_length - 2], self.end_id]
-        padding = [self.pad_id] * (self.max_length - len(ids))
-        return np.array([ids + padding], dtype=np.int64)
+        return self.encode_weighted([(text, 1.0)])[0]
+
+    def encode_weighted(self, parts: Sequence[tuple[str, float]]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids as `encode` gives them, of parts taken one by one, and each token's weight.
+
+        Args:
+            parts: as `emphasis.weighted_parts` gives them.
+        Returns:
+            (1, max_length) int64, and (1, max_length) float32 with 1 for start, end and padding.
+        """
+        pairs = [(token, weight) for part, weight in parts for token in self.tokens(part)]
+        pairs = pairs[: self.max_length - 2]
+        ids = [self.start_id, *(token for token, _ in pairs), self.end_id]
+        weights = np.ones((1, self.max_length), np.float32)
+        weights[0, 1 : len(pairs) + 1] = [weight for _, weight in pairs]
+        return np.array([ids + [self.pad_id] * (self.max_length - len(ids))], dtype=np.int64), weights
 
     def _word(self, word: str) -> tuple[int, ...]:
         if (known := self._words.get(word)) is not None:

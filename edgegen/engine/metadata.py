@@ -26,9 +26,27 @@ MAX_PIXELS = 8192 * 8192
 SAMPLER_NAMES = {
     "euler": "Euler",
     "euler_ancestral": "Euler a",
-    "ddim": "DDIM",
+    "heun": "Heun",
+    "dpm_2": "DPM2",
+    "dpm_2_ancestral": "DPM2 a",
+    "lms": "LMS",
+    "dpmpp_2s_ancestral": "DPM++ 2S a",
+    "dpmpp_sde": "DPM++ SDE",
     "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "ddim": "DDIM",
+    "uni_pc": "UniPC",
     "lcm": "LCM",
+    "ipndm": "IPNDM",
+}
+SCHEDULE_NAMES = {
+    "normal": "Normal",
+    "karras": "Karras",
+    "exponential": "Exponential",
+    "sgm_uniform": "SGM Uniform",
+    "simple": "Simple",
+    "ddim_uniform": "DDIM",
+    "beta": "Beta",
 }
 _IMAGE_DESCRIPTION, _SOFTWARE, EXIF_IFD, USER_COMMENT = 0x010E, 0x0131, 0x8769, 0x9286
 
@@ -48,9 +66,10 @@ def parameters_text(picture: Picture) -> str:
     """The `parameters` text: prompt, negative prompt, and one line of settings."""
     s = picture.settings
     sampler = SAMPLER_NAMES.get(s.sampler, s.sampler)
+    schedule = f"Schedule type: {SCHEDULE_NAMES.get(s.schedule, s.schedule)}, " if s.schedule else ""
     lines = [s.prompt, *([f"Negative prompt: {s.negative_prompt}"] if s.negative_prompt else [])]
     lines.append(
-        f"Steps: {s.steps}, Sampler: {sampler}, CFG scale: {s.guidance:g}, Seed: {s.seed}, "
+        f"Steps: {s.steps}, Sampler: {sampler}, {schedule}CFG scale: {s.guidance:g}, Seed: {s.seed}, "
         f"Size: {s.width}x{s.height}, Model: {picture.pack_name}, Version: edgegen {__version__}"
     )
     return "\n".join(lines)

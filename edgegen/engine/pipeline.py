@@ -11,6 +11,7 @@ from types import TracebackType
 
 import numpy as np
 
+from ..diffusion.emphasis import emphasize, weight_problem, weighted_parts
 from ..diffusion.pixels import to_uint8
 from ..diffusion.prompt import token_problem
 from ..diffusion.rng import NoiseSource
@@ -106,9 +107,13 @@ class TextToImage:
         yield Picture(pixels, settings, seconds, self.provider.name, self.pack.name)
 
     def check_prompts(self, settings: GenerationSettings) -> None:
-        """Raises BadRequest when a prompt has more tokens than the pack reads; none is ever cut silently."""
+        """Raises BadRequest when a prompt has more tokens than the pack reads, or weights beyond all sense;
+        none is ever cut silently."""
         texts = {"prompt": settings.prompt, "negative_prompt": settings.negative_prompt}
-        found = {field: token_problem(text, self._tokenizer) for field, text in texts.items()}
+        found = {
+            field: weight_problem(text) or token_problem(text, self._tokenizer)
+            for field, text in texts.items()
+        }
         if problems := [Problem(field, texts[field], message) for field, message in found.items() if message]:
             raise BadRequest(problems)
 
@@ -130,13 +135,17 @@ class TextToImage:
         """Yields Progress; the final latents are its return value."""
         manifest = self.pack.manifest
         scheduler = make_scheduler(
-            settings.sampler, noise_schedule(manifest), manifest.prediction_type, settings.steps
+            settings.sampler,
+            noise_schedule(manifest),
+            manifest.prediction_type,
+            settings.steps,
+            settings.schedule,
         )
         side = manifest.latent_downscale
         shape = (1, manifest.latent_channels, settings.height // side, settings.width // side)
         rng = NoiseSource(settings.seed)
         latents = rng.normal(shape) * np.float32(scheduler.init_noise_sigma)
-        yield Progress(0, settings.steps, latents, None)
+        yield Progress(0, len(scheduler.timesteps), latents, None)
         guided = settings.guidance != 1
         conditioning = self._encode(settings.prompt)
         unconditional = self._encode(settings.negative_prompt) if guided else None
@@ -171,14 +180,17 @@ class TextToImage:
         return pair
 
     def _encode(self, text: str) -> np.ndarray:
-        """(1, max_length, width) float32; the empty text's and the most recent ones are remembered."""
+        """(1, max_length, width) float32, weights applied; the empty text and recent ones are remembered."""
         if not text and self._unconditional is not None:
             return self._unconditional
         if text in self._encodings:
             self._encodings.move_to_end(text)
             return self._encodings[text]
-        out = self.sessions.get("text_encoder").run({"input_ids": self._tokenizer.encode(text)})
+        ids, weights = self._tokenizer.encode_weighted(weighted_parts(text))
+        out = self.sessions.get("text_encoder").run({"input_ids": ids})
         encoding = _output(out, "last_hidden_state", "text_encoder")
+        if (weights != 1).any():
+            encoding = emphasize(encoding, self._encode(""), weights)
         if not text:
             self._unconditional = encoding
             return encoding

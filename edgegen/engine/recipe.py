@@ -7,20 +7,31 @@ from outside; here only its shape is read.
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ..errors import BadRequest, Problem
-from .metadata import EXIF_IFD, FORMATS, MAX_PIXELS, SAMPLER_NAMES, USER_COMMENT, read_metadata
+from .metadata import (
+    EXIF_IFD,
+    FORMATS,
+    MAX_PIXELS,
+    SAMPLER_NAMES,
+    SCHEDULE_NAMES,
+    USER_COMMENT,
+    read_metadata,
+)
+from .request import GenerationSettings
 
-FIELDS = ["prompt", "negative_prompt", "seed", "steps", "guidance", "width", "height", "sampler", "pack"]
+FIELDS = (*(field.name for field in fields(GenerationSettings)), "pack")
 _SETTINGS_LINE = re.compile(r"(?:^|\n)(Steps: \d+, .*)\s*\Z", re.DOTALL)
 _SETTING = re.compile(r'\s*([\w /+-]+):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|\Z)')
 _NEGATIVE = "\nNegative prompt:"
-_SAMPLERS_BY_NAME = {shown.lower(): name for name, shown in SAMPLER_NAMES.items()}
-_SCHEDULE_SUFFIXES = (" karras", " exponential", " sgm uniform")
+_SAMPLERS = {shown.lower(): name for name, shown in SAMPLER_NAMES.items()}
+_SCHEDULES = {shown.lower(): name for name, shown in SCHEDULE_NAMES.items()}
+_APPENDED = ("karras", "exponential", "sgm uniform")  # schedules that older texts append to the sampler
 TEXT_MAX_CHARS = 100_000
 
 
@@ -58,6 +69,7 @@ def parse_parameters(text: str) -> dict[str, Any]:
         return {}
     prompt, _, negative = ("\n" + text[: line.start()]).partition(_NEGATIVE)
     said = {name.strip().lower(): value.strip() for name, value in _SETTING.findall(line[1])}
+    sampler, schedule = _sampler_and_schedule(said.get("sampler", ""), said.get("schedule type", ""))
     width, _, height = said.get("size", "").partition("x")
     recipe = {
         "prompt": prompt.strip(),
@@ -67,7 +79,8 @@ def parse_parameters(text: str) -> dict[str, Any]:
         "guidance": _number(said.get("cfg scale")),
         "width": _whole(width),
         "height": _whole(height),
-        "sampler": _sampler(said.get("sampler", "")),
+        "sampler": sampler,
+        "schedule": schedule,
     }
     return {field: value for field, value in recipe.items() if value not in (None, "")}
 
@@ -95,12 +108,12 @@ def _user_comment(comment: bytes) -> str | None:
     return body.decode("ascii", "replace") if code == b"ASCII\0\0\0" else None
 
 
-def _sampler(shown: str) -> str | None:
-    """Our name for `DPM++ 2M` and the like; older texts append the schedule."""
-    name = shown.lower()
-    for suffix in _SCHEDULE_SUFFIXES:
-        name = name.removesuffix(suffix)
-    return _SAMPLERS_BY_NAME.get(name)
+def _sampler_and_schedule(sampler: str, schedule: str) -> tuple[str | None, str | None]:
+    """Our names for `DPM++ 2M` and `Karras`, or for both in one, as older texts have them."""
+    sampler, schedule = sampler.lower(), schedule.lower()
+    if appended := next((name for name in _APPENDED if sampler.endswith(f" {name}")), None):
+        sampler, schedule = sampler.removesuffix(f" {appended}"), schedule or appended
+    return _SAMPLERS.get(sampler), _SCHEDULES.get(schedule)
 
 
 def _whole(text: str | None) -> int | None:

@@ -12,6 +12,7 @@ from ..diffusion.prompt import clean_prompt
 from ..diffusion.rng import MAX_SEED
 from ..diffusion.schedulers import SCHEDULERS, most_steps
 from ..diffusion.schedules import NoiseSchedule
+from ..diffusion.sigma_schedules import SIGMA_SCHEDULES
 from ..errors import BadRequest, Problem
 from ..pack import Manifest, Pack
 from ..settings import LimitSettings
@@ -36,11 +37,18 @@ class RequestFields(Protocol):
     def height(self) -> int | None: ...
     @property
     def sampler(self) -> str | None: ...
+    @property
+    def schedule(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """Everything that makes one picture what it is, resolved: same settings and pack, same pixels."""
+    """Everything that makes one picture what it is, resolved: same settings and pack, same pixels.
+
+    Attributes:
+        width, height: pixels.
+        schedule: which noise levels the sampler visits; None: the pack's own timesteps.
+    """
 
     prompt: str
     negative_prompt: str
@@ -50,6 +58,7 @@ class GenerationSettings:
     width: int
     height: int
     sampler: str
+    schedule: str | None = None
 
 
 def random_seed() -> int:
@@ -88,6 +97,7 @@ def resolve_settings(
         width=defaults.width if request.width is None else request.width,
         height=defaults.height if request.height is None else request.height,
         sampler=defaults.sampler if request.sampler is None else request.sampler,
+        schedule=request.schedule,
     )
     if problems := list(_problems(settings, pack.manifest, limits)):
         raise BadRequest(problems)
@@ -120,7 +130,11 @@ def _step_problems(
         known = ", ".join(SCHEDULERS)
         yield Problem("sampler", wanted.sampler, f"{wanted.sampler!r} is not known: {known}")
         return
-    most = min(limits.steps, most_steps(wanted.sampler, noise_schedule(manifest)))
+    if wanted.schedule is not None and wanted.schedule not in SIGMA_SCHEDULES:
+        known = ", ".join(SIGMA_SCHEDULES)
+        yield Problem("schedule", wanted.schedule, f"{wanted.schedule!r} is not known: {known}")
+        return
+    most = min(limits.steps, most_steps(wanted.sampler, noise_schedule(manifest), wanted.schedule))
     if not 1 <= wanted.steps <= most:
         message = f"{wanted.steps} is not allowed: 1 to {most} with sampler {wanted.sampler}"
         yield Problem("steps", wanted.steps, message)

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from ..errors import BadRequest, Problem
-from ..settings import SAMPLERS, LimitSettings
+from ..settings import SAMPLERS, SCHEDULES, LimitSettings
 from .payload import decode_payload, shorten
 
 JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -57,6 +57,7 @@ class JobRequest:
     width: int | None = None
     height: int | None = None
     sampler: str | None = None
+    schedule: str | None = None
     pack: str | None = None
     priority: int = 0
     deadline: float | None = None
@@ -164,7 +165,8 @@ def _checks(limits: LimitSettings) -> dict[str, _Check]:
         "guidance": lambda value: _check_number(value, 1, limits.guidance),
         "width": lambda value: _check_integer(value, MIN_SIDE, limits.side),
         "height": lambda value: _check_integer(value, MIN_SIDE, limits.side),
-        "sampler": _check_sampler,
+        "sampler": lambda value: _check_name(value, SAMPLERS, "sampler"),
+        "schedule": lambda value: _check_name(value, SCHEDULES, "schedule"),
         "pack": _check_pack,
         "priority": lambda value: _check_integer(value, -100, 100),
         "deadline": lambda value: _check_number(value, 0, MAX_DEADLINE),
@@ -218,12 +220,12 @@ def _check_number(value: Any, low: float, high: float) -> str | None:
     return f"{shorten(value)} is not allowed: {low:g} to {high:.15g}"
 
 
-def _check_sampler(value: Any) -> str | None:
-    if isinstance(value, str) and value in SAMPLERS:
+def _check_name(value: Any, known: tuple[str, ...], kind: str) -> str | None:
+    if isinstance(value, str) and value in known:
         return None
-    near = get_close_matches(str(value)[:100].lower(), SAMPLERS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(SAMPLERS)}"
-    return f"{shorten(value)} is no sampler; {hint}"
+    near = get_close_matches(str(value)[:100].lower(), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(known)}"
+    return f"{shorten(value)} is no {kind}; {hint}"
 
 
 def _check_pack(value: Any) -> str | None:

@@ -59,6 +59,7 @@ def test_looking_at_a_fresh_device_changes_nothing(device):
 
 def test_a_job_added_is_listed_with_its_options(device, source):
     options = {"seed": 7, "guidance": 2.5, "negative": "blur", "steps": 3, "sampler": "ddim", "priority": 5}
+    options["schedule"] = "karras"
     args = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     added = told(device.run("queue", "add", "a red apple", *args, "--size", "64x32", "--json"))
     job = added["job"]

@@ -5,7 +5,7 @@ import pytest
 
 from edgegen.diffusion.rng import NoiseSource
 from edgegen.diffusion.sampler import sample
-from edgegen.diffusion.schedulers import make_scheduler
+from edgegen.diffusion.schedulers import SCHEDULERS, make_scheduler
 from edgegen.diffusion.schedules import NoiseSchedule
 
 SHAPE = (1, 4, 4, 4)
@@ -61,6 +61,30 @@ def test_noise_goes_on_where_the_source_stands() -> None:
     other, _ = run(1, name="lcm", rng=NoiseSource(5))
     assert np.array_equal(first[0].latents, again[0].latents)
     assert not np.array_equal(first[0].latents, other[0].latents)
+
+
+@pytest.mark.parametrize("levels", [None, "karras"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_run_cut_off_anywhere_goes_on_to_the_identical_picture(name: str, levels: str | None) -> None:
+    def start():
+        scheduler = make_scheduler(name, NoiseSchedule(), "epsilon", 6, levels)
+        rng = NoiseSource(3)
+        latents = rng.normal(SHAPE) * np.float32(scheduler.init_noise_sigma)
+        return sample(curved, scheduler, latents, None, None, 1, rng)
+
+    whole = list(start())
+    for step in whole[:-1]:
+        scheduler = make_scheduler(name, NoiseSchedule(), "epsilon", 6, levels)
+        rest = list(
+            sample(curved, scheduler, step.latents, None, None, 1, NoiseSource(99), resume=step.state)
+        )
+        assert [s.index for s in rest] == list(range(step.index + 1, 7))
+        assert np.array_equal(rest[-1].latents, whole[-1].latents)
+
+
+def curved(latents: np.ndarray, timestep: float, conditioning: object) -> np.ndarray:
+    """A denoiser whose answer depends on all it is told."""
+    return np.tanh(latents * (1 + timestep / 1000)).astype(np.float32)
 
 
 def test_nothing_runs_until_asked_and_closing_stops() -> None:

@@ -50,6 +50,12 @@ def test_parameters_text() -> None:
     )
 
 
+def test_a_schedule_is_named_as_the_web_ui_names_it() -> None:
+    picture = replace(PICTURE, settings=replace(SETTINGS, schedule="sgm_uniform"))
+    assert "Sampler: Euler a, Schedule type: SGM Uniform, CFG scale: 1.5" in parameters_text(picture)
+    assert describe(picture)["schedule"] == "sgm_uniform"
+
+
 def test_the_format_may_be_named(tmp_path: Path) -> None:
     save_picture(PICTURE, tmp_path / "a.tmp", "webp")
     with Image.open(tmp_path / "a.tmp") as image:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgegen.diffusion.schedulers import SCHEDULERS
+from edgegen.diffusion.sigma_schedules import SIGMA_SCHEDULES
 from edgegen.engine.pipeline import PROMPTS_REMEMBERED, GenerationSettings, Picture, Progress, TextToImage
 from edgegen.engine.session import GraphSession
 from edgegen.errors import BadRequest, EngineError, OutOfMemory, PackError
@@ -96,6 +97,25 @@ def test_packs_of_other_kinds(changed_tiny, prediction: str, spacing: str) -> No
     with TextToImage(pack, "cpu", 1) as engine:
         for sampler in SCHEDULERS:
             assert draw(engine, replace(SETTINGS, sampler=sampler)).pixels.shape == (64, 64, 3)
+
+
+def test_a_schedule_chooses_the_levels(engine: TextToImage) -> None:
+    wanted = replace(SETTINGS, sampler="dpmpp_2m", steps=7)
+    pictures = [draw(engine, replace(wanted, schedule=name)).pixels for name in (None, *SIGMA_SCHEDULES)]
+    assert len({picture.tobytes() for picture in pictures}) == len(pictures)
+    found = list(engine.generate(replace(wanted, schedule="ddim_uniform")))
+    assert [(p.step, p.steps) for p in found if isinstance(p, Progress)] == [(k, 8) for k in range(9)]
+
+
+def test_weights_in_a_prompt_move_its_encoding(engine: TextToImage) -> None:
+    plain, same, more, other = (
+        draw(engine, replace(SETTINGS, prompt=prompt)).pixels
+        for prompt in ("a red apple", "a (red:1.0) apple", "a (red:1.5) apple", "a (red:0.5) apple")
+    )
+    assert np.array_equal(plain, same)
+    assert len({picture.tobytes() for picture in (plain, more, other)}) == 3
+    with pytest.raises(BadRequest, match="gives 'red' the weight 99; allowed are -10 to 10"):
+        draw(engine, replace(SETTINGS, negative_prompt="a (red:99) apple"))
 
 
 def test_encodings_of_recent_prompts_are_kept_and_the_unconditional_always(engine: TextToImage) -> None:

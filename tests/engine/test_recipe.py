@@ -49,6 +49,7 @@ def test_the_web_uis_text() -> None:
         "width": 512,
         "height": 768,
         "sampler": "dpmpp_2m",
+        "schedule": "karras",
     }
 
 
@@ -72,6 +73,12 @@ def test_our_own_text_reads_back_without_our_chunk() -> None:
     assert recipe["prompt"] == SETTINGS.prompt
     assert recipe["sampler"] == SETTINGS.sampler
     assert "pack" not in recipe
+
+
+def test_the_schedule_has_a_name_of_its_own() -> None:
+    scheduled = replace(PICTURE, settings=replace(SETTINGS, sampler="uni_pc", schedule="sgm_uniform"))
+    recipe = parse_parameters(parameters_text(scheduled))
+    assert (recipe["sampler"], recipe["schedule"]) == ("uni_pc", "sgm_uniform")
 
 
 def test_unknown_samplers_and_odd_numbers_are_left_out() -> None:

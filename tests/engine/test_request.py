@@ -25,6 +25,8 @@ def test_what_is_asked_for_wins(tiny: Pack) -> None:
     )
     got = resolve_settings(tiny, asked, LIMITS)
     assert got == GenerationSettings("a red apple", "blue", 0, 5, 1.0, 32, 96, "lcm")
+    got = resolve_settings(tiny, replace(asked, steps=60, schedule="karras"), LIMITS)
+    assert (got.schedule, got.steps) == ("karras", 60)  # beyond the 50 timesteps lcm has of its own
 
 
 def test_a_seed_of_ones_own_can_be_typed_again() -> None:
@@ -48,6 +50,7 @@ def test_a_seed_of_ones_own_can_be_typed_again() -> None:
         ({"guidance": float("inf")}, "guidance: inf is not allowed"),
         ({"width": 40}, "width: 40 is not allowed: 32 to 128 in steps of 16 with pack tiny"),
         ({"height": 144}, "height: 144 is not allowed: 32 to 128"),
+        ({"schedule": "carras"}, "schedule: 'carras' is not known: normal, karras,"),
         ({"sampler": "magic"}, "sampler: 'magic' is not known: euler,"),
     ],
 )

@@ -43,6 +43,7 @@ def test_every_field_of_the_contract():
         "width": 256,
         "height": 512,
         "sampler": "euler",
+        "schedule": "karras",
         "pack": "pocket",
         "priority": -5,
         "deadline": 1_800_000_000,
@@ -59,7 +60,8 @@ def test_null_means_the_default():
 
 def test_every_problem_at_once():
     found = problems(
-        '{"prompt": " ", "stepz": 3, "steps": "20", "width": 9000, "seed": true, "sampler": "eular"}'
+        '{"prompt": " ", "stepz": 3, "steps": "20", "width": 9000, "seed": true, "sampler": "eular", '
+        '"schedule": "carras"}'
     )
     assert found == {
         "prompt": "is empty: say what to draw",
@@ -68,6 +70,7 @@ def test_every_problem_at_once():
         "width": "9000 is not allowed: 8 to 1024",
         "seed": "must be a whole number from 0 to 9223372036854775807, not a boolean (true)",
         "sampler": '"eular" is no sampler; did you mean euler?',
+        "schedule": '"carras" is no schedule; did you mean karras?',
     }
 
 

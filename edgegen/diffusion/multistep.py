@@ -1,0 +1,151 @@
+"""Solvers that look back: of higher order with one look a step, by what earlier steps saw.
+
+Latents, `Step` and `Moved` as in `solvers`. `history` holds the newest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .solvers import Moved, Step, toward
+
+LMS_ORDER = 4
+UNI_PC_ORDER = 3
+# Adams-Bashforth weights for even steps, newest slope first (Liu et al. 2022, arXiv:2202.09778, eq. 12).
+_ADAMS_BASHFORTH = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+
+
+def lms(step: Step) -> Moved:
+    """Linear multistep of order 4: integrates the polynomial through the last slopes over sigma.
+
+    Source: Adams-Bashforth with uneven steps, as k-diffusion's sample_lms.
+    """
+    denoised = step.look()
+    slopes = ((step.x - denoised) / step.here, *step.history)[:LMS_ORDER]
+    weights = lms_weights(step.sigmas[: step.i + 1][::-1][: len(slopes)], step.here, step.there)
+    return Moved(step.x + _weighted(weights, slopes), denoised, slopes)
+
+
+def lms_weights(points: np.ndarray, here: float, there: float) -> list[float]:
+    """Integrals from `here` to `there` of the Lagrange polynomials through `points`, exact."""
+    found = []
+    for k, point in enumerate(points):
+        others = np.delete(points, k)
+        # relative to `here`: powers of a sigma of 4096 would cancel
+        basis = np.poly1d(np.poly(others - here)) / np.prod(point - others)
+        found.append(float(np.polyint(basis)(there - here)))
+    return found
+
+
+def ipndm(step: Step) -> Moved:
+    """Improved pseudo-numerical method of order 4 with the weights of even steps (Zhang & Chen 2023,
+    arXiv:2204.13902; Liu et al. 2022, arXiv:2202.09778, eq. 12)."""
+    denoised = step.look()
+    slopes = ((step.x - denoised) / step.here, *step.history)[: len(_ADAMS_BASHFORTH)]
+    if step.there == 0:
+        return Moved(denoised, denoised, slopes)
+    slope = _weighted(_ADAMS_BASHFORTH[len(slopes) - 1], slopes)
+    return Moved(step.x + (step.there - step.here) * slope, denoised, slopes)
+
+
+def dpmpp_2m(step: Step) -> Moved:
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv:2211.01095, alg. 2); the first and last step are of order 1."""
+    denoised = step.look()
+    target = denoised
+    if step.history and step.there > 0:
+        target = denoised + 0.5 * _slope_by_step(step, denoised)
+    return Moved(toward(step.x, target, step.here, step.there), denoised, (denoised,))
+
+
+def dpmpp_2m_sde(step: Step) -> Moved:
+    """SDE-DPM-Solver++(2M), midpoint (Lu et al. 2022, arXiv:2211.01095, sample_dpmpp_2m_sde)."""
+    denoised = step.look()
+    if step.there == 0:
+        return Moved(denoised, denoised, (denoised,))
+    ratio = step.there / step.here
+    target = denoised + (0.5 * _slope_by_step(step, denoised) if step.history else 0.0)
+    x = target + (step.x - target) * ratio**2
+    return Moved(x + step.there * np.sqrt(1 - ratio**2) * step.draw(), denoised, (denoised,))
+
+
+def uni_pc(step: Step) -> Moved:
+    """UniPC of order 3, predicting the picture, B(h) = h (Zhao et al. 2023, arXiv:2302.04867, alg. 1 and 2).
+
+    What is seen from a level first corrects the step that led there, then predicts the next. History:
+    the latents the last step started from, then the pictures seen, newest first.
+    """
+    denoised = step.look()
+    x, seen = step.x, step.history[1:]
+    if seen:
+        x = _uni_c(step, denoised, _uni_pc_order(step, step.i - 1, len(seen)))
+    seen = (denoised, *seen)[:UNI_PC_ORDER]
+    order = _uni_pc_order(step, step.i, len(seen))
+    return Moved(_uni_p(step, x, seen, order), denoised, (x, *seen))
+
+
+def _uni_pc_order(step: Step, i: int, seen: int) -> int:
+    """Few were seen at the start, and the last steps are kept steady by a lower order."""
+    return min(UNI_PC_ORDER, len(step.sigmas) - 1 - i, seen)
+
+
+def _uni_p(step: Step, x: np.ndarray, seen: tuple[np.ndarray, ...], order: int) -> np.ndarray:
+    """The predictor (alg. 2), from `here` to `there`."""
+    moved = toward(x, seen[0], step.here, step.there)
+    if order == 1:
+        return moved
+    h = np.log(step.here / step.there)
+    ratios, differences = _uni_pc_differences(step.sigmas, step.i, h, seen, order)
+    matrix, right = _uni_pc_system([*ratios, 1.0], h)
+    weights = [0.5] if order == 2 else np.linalg.solve(matrix[:-1, :-1], right[:-1])
+    return moved + h * _weighted(weights, differences)
+
+
+def _uni_c(step: Step, denoised: np.ndarray, order: int) -> np.ndarray:
+    """The corrector (alg. 1): the step to `here` again, now that the picture was seen from here."""
+    start, seen = step.history[0], step.history[1:]
+    before = float(step.sigmas[step.i - 1])
+    h = np.log(before / step.here)
+    ratios, differences = _uni_pc_differences(step.sigmas, step.i - 1, h, seen, order)
+    weights = [0.5] if order == 1 else np.linalg.solve(*_uni_pc_system([*ratios, 1.0], h))
+    differences = (*differences, denoised - seen[0])
+    return toward(start, seen[0], before, step.here) + h * _weighted(weights, differences)
+
+
+def _uni_pc_differences(
+    sigmas: np.ndarray, i: int, h: float, seen: tuple[np.ndarray, ...], order: int
+) -> tuple[list[float], tuple[np.ndarray, ...]]:
+    """How far back, in steps of h, the pictures seen before level i lie, and their divided differences."""
+    ratios = [float(np.log(sigmas[i] / sigmas[i - k]) / h) for k in range(1, order)]
+    return ratios, tuple((seen[k + 1] - seen[0]) / ratio for k, ratio in enumerate(ratios))
+
+
+def _uni_pc_system(ratios: list[float], h: float) -> tuple[np.ndarray, np.ndarray]:
+    """The linear system for the weights (theorem 3.1), with B(h) = -h as h counts here."""
+    phi = np.expm1(-h) / -h - 1
+    rows, right, factorial = [], [], 1
+    for k in range(1, len(ratios) + 1):
+        rows.append(np.array(ratios) ** (k - 1))
+        right.append(phi * factorial / -h)
+        factorial *= k + 1
+        phi = phi / -h - 1 / factorial
+    return np.array(rows), np.array(right)
+
+
+def _slope_by_step(step: Step, denoised: np.ndarray) -> np.ndarray:
+    """How much the picture would change over this step in log SNR, judged by the last step."""
+    h, h_before = np.log(step.here / step.there), np.log(step.sigmas[step.i - 1] / step.here)
+    return (h / h_before) * (denoised - step.history[0])
+
+
+def _weighted(weights: Sequence[float] | np.ndarray, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    total = np.zeros_like(arrays[0])
+    for weight, array in zip(weights, arrays, strict=True):
+        total = total + weight * array
+    return total

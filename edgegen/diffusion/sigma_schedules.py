@@ -1,0 +1,97 @@
+"""Which noise levels a run visits: ComfyUI's schedules, by its names.
+
+Each takes the sigmas a checkpoint was trained with and picks or spaces the levels of a run, down to 0. Some
+visit more or fewer levels than asked, as there: whoever counts steps counts what comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .beta_quantile import beta_quantile
+from .schedules import check_steps
+
+KARRAS_RHO = 7.0
+BETA_SHAPE = 0.6
+
+Spacing = Callable[[np.ndarray, int], np.ndarray]
+"""(trained sigmas, steps) -> levels, descending, without the final 0."""
+
+
+def normal_sigmas(trained: np.ndarray, steps: int) -> np.ndarray:
+    """Evenly spaced timesteps from the noisiest to the cleanest, both visited."""
+    return _sigma_at(trained, np.linspace(len(trained) - 1, 0, steps))
+
+
+def sgm_uniform_sigmas(trained: np.ndarray, steps: int) -> np.ndarray:
+    """Evenly spaced timesteps from the noisiest on; the cleanest is where the run would end, and left out."""
+    return _sigma_at(trained, np.linspace(len(trained) - 1, 0, steps + 1)[:-1])
+
+
+def simple_sigmas(trained: np.ndarray, steps: int) -> np.ndarray:
+    """Every len / steps-th trained sigma, counted from the noisiest."""
+    stride = len(trained) / steps
+    return trained[[-1 - int(k * stride) for k in range(steps)]]
+
+
+def ddim_uniform_sigmas(trained: np.ndarray, steps: int) -> np.ndarray:
+    """Every len // steps-th trained sigma, counted from the second cleanest (Song et al. 2021,
+    arXiv:2010.02502, section D.2): the noisiest is seldom among them, and there may be more than `steps`."""
+    return trained[1 :: max(len(trained) // steps, 1)][::-1]
+
+
+def karras_sigmas(trained: np.ndarray, steps: int) -> np.ndarray:
+    """Levels that crowd at the clean end (Karras et al. 2022, arXiv:2206.00364, eq. 5, rho 7)."""
+    high, low = trained[-1] ** (1 / KARRAS_RHO), trained[0] ** (1 / KARRAS_RHO)
+    return np.linspace(high, low, steps) ** KARRAS_RHO
+
+
+def exponential_sigmas(trained: np.ndarray, steps: int) -> np.ndarray:
+    """Levels evenly spaced in log sigma, as Lu et al. 2022, arXiv:2206.00927, advise."""
+    return np.exp(np.linspace(np.log(trained[-1]), np.log(trained[0]), steps))
+
+
+def beta_sigmas(trained: np.ndarray, steps: int) -> np.ndarray:
+    """Trained sigmas that crowd at both ends, by the beta distribution's quantiles (Lee et al. 2024,
+    arXiv:2407.12173). A timestep asked for twice is visited once."""
+    quantiles = beta_quantile(1 - np.linspace(0, 1, steps, endpoint=False), BETA_SHAPE, BETA_SHAPE)
+    indexes = np.rint(quantiles * (len(trained) - 1)).astype(int)
+    return trained[indexes[np.append(True, np.diff(indexes) != 0)]]
+
+
+SIGMA_SCHEDULES: dict[str, Spacing] = {
+    "normal": normal_sigmas,
+    "karras": karras_sigmas,
+    "exponential": exponential_sigmas,
+    "sgm_uniform": sgm_uniform_sigmas,
+    "simple": simple_sigmas,
+    "ddim_uniform": ddim_uniform_sigmas,
+    "beta": beta_sigmas,
+}
+
+
+def run_sigmas(name: str, trained: np.ndarray, steps: int, drops_penultimate: bool = False) -> np.ndarray:
+    """The noise levels of a run.
+
+    Args:
+        name: one of `SIGMA_SCHEDULES`.
+        trained: (n,) float64, ascending: sigmas by timestep, from `schedules.sigmas_of`.
+        steps: 1 to n, or n - 1 with `drops_penultimate`.
+        drops_penultimate: space one level more and skip the last before 0, as ComfyUI does for some samplers.
+    Returns:
+        (steps + 1,) float64, strictly descending to 0; of other length where the schedule has it so.
+    Raises:
+        ValueError: an unknown name, or steps out of range.
+    """
+    if name not in SIGMA_SCHEDULES:
+        raise ValueError(f"schedule is {name!r}; known are {', '.join(SIGMA_SCHEDULES)}")
+    check_steps(steps, len(trained) - drops_penultimate)
+    levels = SIGMA_SCHEDULES[name](trained, steps + drops_penultimate)
+    return np.append(levels[:-1] if drops_penultimate and len(levels) > 1 else levels, 0.0)
+
+
+def _sigma_at(trained: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
+    """Between two trained timesteps, log sigma is interpolated."""
+    return np.exp(np.interp(timesteps, np.arange(len(trained)), np.log(trained)))
