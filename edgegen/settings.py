@@ -108,6 +108,12 @@ class MqttSettings(Section):
         le=100_000_000,
         description="Largest last/image in bytes; quality falls until it fits.",
     )
+    outbox_max: int = Field(
+        10_000, ge=1, le=1_000_000, description="Results kept for an absent broker; with more, the oldest go."
+    )
+    outbox_days: float = Field(
+        30.0, ge=0, le=3650, description="Days a result waits for the broker, then it goes; 0: for ever."
+    )
 
 
 class ButtonSettings(Section):

@@ -337,6 +337,36 @@ def test_a_picture_over_mqtt(make_appliance, broker, folder):
     client.loop_stop()
 
 
+def test_a_result_survives_an_absent_broker_and_a_killed_front(make_appliance, broker, folder):
+    mqtt = {"enabled": True, "host": "127.0.0.1", "port": broker.port}
+    node = {"name": "kiosk", "data_dir": folder / "data", "run_dir": folder / "run"}
+    appliance = make_appliance(engine=ENGINE, limits=LIMITS, mqtt=mqtt, node=node)
+    broker.stop()
+    appliance.start(with_engine=True)
+    appliance.submit(id="a", seed=5)
+    assert wait_until_all_are_final(appliance)["a"].state == JobState.DONE, appliance.log.read_text()
+    appliance.process.kill()
+    appliance.process.wait()
+    appliance.start(with_engine=False)
+    assert appliance.ask("status")["outbox"] == {"waiting": 1, "dropped": 0}
+    broker.start()
+    got: list[tuple[str, bytes]] = []
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    client.on_message = lambda client, data, message: got.append((message.topic, message.payload))
+    client.connect("127.0.0.1", broker.port)
+    client.subscribe("edgegen/#", 1)
+    client.loop_start()
+    eventually(lambda: appliance.ask("status")["outbox"]["waiting"] == 0)
+    eventually(lambda: any(topic == "edgegen/kiosk/last/image" for topic, _ in got))
+    heard = [payload for topic, payload in got if topic == "edgegen/kiosk/job/a/status"]
+    assert len(heard) == 1
+    assert json.loads(heard[0])["state"] == "done"
+    with Image.open(io.BytesIO(next(p for t, p in got if t.endswith("last/image")))) as image:
+        assert image.format == "WEBP"
+    client.loop_stop()
+    assert appliance.stop()[0] == 0, appliance.log.read_text()
+
+
 class Fickle:
     """A front end that starts at the second try."""
 

@@ -149,10 +149,12 @@ class JobAccess:
         return self._queue is None and not self.database_path.exists()
 
     def _open(self) -> JobQueue:
+        from edgegen.jobs.outbox import result_outbox
         from edgegen.jobs.queue import JobQueue
 
         if self._queue is None:
-            self._queue = JobQueue(self.database_path, self._settings.queue)
+            outbox = result_outbox(self._settings.mqtt)
+            self._queue = JobQueue(self.database_path, self._settings.queue, outbox=outbox)
         return self._queue
 
 

@@ -50,6 +50,18 @@ MIGRATIONS = (
     );
     CREATE INDEX pictures_by_job ON pictures (job_id);
     """,
+    """
+    CREATE TABLE outbox (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        job_id TEXT NOT NULL,
+        state TEXT NOT NULL,
+        job TEXT NOT NULL,
+        created REAL NOT NULL,
+        sent INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE INDEX outbox_by_job ON outbox (job_id);
+    CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+    """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -101,6 +113,11 @@ class Database:
         """What a single SELECT finds."""
         with self._lock, self._readable_errors():
             return self._current().execute(sql, values).fetchall()
+
+    def fact(self, name: str) -> str | None:
+        """Something small that outlives the process; None when it was never noted."""
+        rows = self.rows("SELECT value FROM facts WHERE name = ?", name)
+        return rows[0]["value"] if rows else None
 
     def close(self) -> None:
         """Safe to call twice."""
@@ -195,6 +212,15 @@ class Database:
         notice = f"the damaged file is kept as {aside.name}, and a new one starts empty"
         self.notices.append(notice)
         log.error("%s: %s; %s", self.path, err, notice)
+
+
+def add_to_fact(db: sqlite3.Connection, name: str, count: int) -> None:
+    """Count something up, within a transaction."""
+    db.execute(
+        "INSERT INTO facts (name, value) VALUES (?, ?) "
+        "ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value",
+        (name, count),
+    )
 
 
 def free_name(path: Path) -> Path:

@@ -20,6 +20,7 @@ from .eta import StepClock, mean_seconds
 from .events import JobEvent
 from .gallery import Gallery, Publishable
 from .job import Job, JobRequest, JobState
+from .outbox import outbox_counts
 from .queue import JobQueue
 
 log = logging.getLogger(__name__)
@@ -95,14 +96,13 @@ class JobService:
         """Seconds until its picture, from how long recent jobs took; None without ground for a guess."""
         return self._eta_s(self.place(job_id))
 
-    def picture(self, job_id: str, max_bytes: int) -> Publishable | None:
-        """The bytes to send of a done job's picture, None when there are none of at most `max_bytes`.
+    def picture(self, job: Job, max_bytes: int) -> Publishable | None:
+        """The bytes to send of a done job's picture, None when there are none of at most `max_bytes`."""
+        return self._gallery.publishable(job.picture, max_bytes) if job.picture and self._gallery else None
 
-        Raises:
-            UnknownJob: no job has that id.
-        """
-        name = self.job(job_id).picture
-        return self._gallery.publishable(name, max_bytes) if name and self._gallery else None
+    def newest_done(self) -> Job | None:
+        """The last job that became a picture; None without any."""
+        return self._queue.newest_done()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have `listener(event)` called for every event; returns what ends that."""
@@ -154,12 +154,13 @@ class JobService:
         return jobs
 
     def status(self) -> dict[str, Any]:
-        """Counts by state, the running job and its step, and this version, ready for JSON."""
+        """Counts by state, the running job and its step, what waits for a broker, and this version."""
         running = self._running
         return {
             "version": __version__,
             "jobs": {state.value: count for state, count in self.counts().items()},
             "running": {"id": running.job.id, "step": running.step} if running else None,
+            "outbox": outbox_counts(self._queue.database),
         }
 
     def _clock_of(self, job_id: str, step: int) -> StepClock | None:

@@ -19,6 +19,7 @@ from .configfile import data_dir, database_path, gallery_dir, pack_dirs, socket_
 from .enginelock import engine_lock
 from .gallery import SUFFIXES, Gallery
 from .link import EngineLink
+from .outbox import result_outbox
 from .queue import JobQueue
 from .renderer import PipelineRenderer
 from .sdnotify import SystemdNotifier
@@ -48,7 +49,7 @@ def run_engine(settings: Settings) -> int:
 def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
     """Puts the parts together, top to bottom, and takes them apart again. Needs the engine's lock."""
     notifier = SystemdNotifier()
-    queue = JobQueue(database_path(settings.node), settings.queue)
+    queue = JobQueue(database_path(settings.node), settings.queue, outbox=result_outbox(settings.mqtt))
     gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
     tidy_up(queue, gallery)
     link = EngineLink(socket_path(settings.node), lambda message: obey(message, wakeup, stop))

@@ -15,6 +15,7 @@ from paho.mqtt.properties import Properties
 from edgegen.errors import StorageError
 from edgegen.frontends.mqtt import MqttFrontend
 from edgegen.jobs.job import Job, JobRequest
+from edgegen.jobs.outbox import OutboxReader, ResultOutbox
 from edgegen.jobs.queue import JobQueue
 from edgegen.jobs.service import JobService
 from edgegen.settings import LimitSettings, MqttSettings
@@ -84,12 +85,18 @@ class House:
     """A device: a real queue and service behind the MQTT front end, the engine played by the test."""
 
     def __init__(self, folder: Path, port: int, **mqtt: Any):
-        self.queue = FlakyQueue(folder / "edgegen.db")
-        self.service = JobService(self.queue)
         settings = MqttSettings(enabled=True, host="127.0.0.1", port=port, keepalive_s=5, **mqtt)
+        self.queue = FlakyQueue(folder / "edgegen.db", outbox=ResultOutbox(settings))
+        self.service = JobService(self.queue)
         self.picture: bytes | None = PICTURE
         self.frontend = MqttFrontend(
-            settings, "shop", self.service, LimitSettings(), self._read_picture, redelivery_delay_s=0.2
+            settings,
+            "shop",
+            self.service,
+            LimitSettings(),
+            self._read_picture,
+            OutboxReader(self.queue.database),
+            redelivery_delay_s=0.2,
         )
         self.frontend.start()
 
