@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Protocol
 
 from .jobs.configfile import data_dir, database_path, gallery_dir, run_dir, socket_path
+from .jobs.diskspace import DiskReserve
 from .jobs.enginedesk import EngineDesk
 from .jobs.gallery import CONTENT_TYPES, SUFFIXES, Gallery
 from .jobs.hub import Hub
@@ -61,7 +62,8 @@ def serve(
     queue = JobQueue(database_path(settings.node), settings.queue, outbox=result_outbox(settings.mqtt))
     closing.callback(queue.close)
     gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
-    service = JobService(queue, gallery)
+    reserve = DiskReserve((data_dir(settings.node), gallery.folder), settings.gallery, gallery.make_room)
+    service = JobService(queue, gallery, reserve=reserve)
 
     front_ends = FrontEnds(front_end_builders(settings, service, OutboxReader(queue.database)))
     closing.callback(front_ends.close)  # after the hub: whatever an engine still says is passed on

@@ -70,6 +70,15 @@ class GallerySettings(Section):
     format: Literal["png", "webp", "jpeg"] = Field("png", description="File format of kept pictures.")
     max_pictures: int = Field(10_000, ge=1, le=10_000_000, description="With more, the oldest go.")
     max_mb: int = Field(2048, ge=1, le=10_000_000, description="With more megabytes, the oldest go.")
+    max_days: float = Field(
+        0.0, ge=0, le=36_500, description="Pictures older than this many days go; 0: kept whatever their age."
+    )
+    reserve_mb: int = Field(
+        100, ge=0, le=10_000_000, description="Free megabytes on the disk under which new jobs are refused."
+    )
+    make_room: bool = Field(
+        False, description="When the disk is full or its reserve reached, let the oldest pictures go first."
+    )
 
 
 class LimitSettings(Section):

@@ -90,6 +90,7 @@ class JobAccess:
 
         Raises:
             QueueFull, BadRequest: as many wait as may.
+            DiskFull: the disk's reserve is reached.
             StorageError: it could not be written.
         """
         from dataclasses import asdict
@@ -97,7 +98,10 @@ class JobAccess:
         from edgegen.jobs.shell import describe_job
 
         if self._link is None:
-            return describe_job(self._open().enqueue(request).job)
+            queue = self._open()
+            if not queue.knows(request.id):
+                self._admit(queue)
+            return describe_job(queue.enqueue(request).job)
         given = {k: v for k, v in asdict(request).items() if v is not None and k in ASKED}
         return dict(self._link.ask("submit", request=given)["job"])
 
@@ -147,6 +151,16 @@ class JobAccess:
     def _is_empty(self) -> bool:
         """Looking must not make the file: it would belong to whoever looked first."""
         return self._queue is None and not self.database_path.exists()
+
+    def _admit(self, queue: JobQueue) -> None:
+        """The same reserve as the daemon keeps."""
+        from edgegen.jobs.configfile import gallery_dir
+        from edgegen.jobs.diskspace import DiskReserve
+        from edgegen.jobs.gallery import Gallery
+
+        settings = self._settings.gallery
+        gallery = Gallery(gallery_dir(self._settings), queue.database, settings)
+        DiskReserve((self.database_path.parent, gallery.folder), settings, gallery.make_room).admit()
 
     def _open(self) -> JobQueue:
         from edgegen.jobs.outbox import result_outbox

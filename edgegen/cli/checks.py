@@ -99,14 +99,17 @@ def check_throttling(roots: Roots) -> Check:
     return Check("throttling", "ok", "none")
 
 
-def check_disk(folder: Path) -> Check:
-    """Free space (MiB) where the data is or will be."""
+def check_disk(folder: Path, reserve_mb: int = 0) -> Check:
+    """Free space (MiB) where the data is or will be, against the reserve (MB) that must stay free."""
     free = machine.disk_free_mb(folder)
     if free is None:
         return Check(
             "disk", "bad", f"cannot tell for {folder}", "set node.data_dir to a folder on this machine"
         )
     said = f"{free} MB free for {folder}"
+    if free * 1.048576 < reserve_mb:
+        said += f"; new jobs are refused under gallery.reserve_mb, {reserve_mb}"
+        return Check("disk", "bad", said, "free some space, lower gallery.max_mb, or set gallery.make_room")
     if free < NO_DISK_MB:
         return Check("disk", "bad", said, "free some space, or lower gallery.max_mb")
     if free < LITTLE_DISK_MB:

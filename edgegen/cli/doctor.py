@@ -112,7 +112,7 @@ def folder_checks(settings: Settings) -> Iterator[Check]:
     from . import checks
 
     data = settings.node.data_dir.expanduser()
-    yield checks.check_disk(data)
+    yield checks.check_disk(data, settings.gallery.reserve_mb)
     yield checks.check_writable("data_dir", data)
     yield checks.check_writable("gallery", gallery_dir(settings))
     yield checks.check_writable("run_dir", run_dir(settings.node))

@@ -182,6 +182,10 @@ class JobQueue:
         rows = self.database.rows("SELECT * FROM jobs WHERE id = ?", job_id)
         return _to_job(rows[0]) if rows else _unknown(job_id)
 
+    def knows(self, job_id: str) -> bool:
+        """Whether a job of that id is here, in whatever state."""
+        return bool(self.database.rows("SELECT 1 FROM jobs WHERE id = ?", job_id))
+
     def list(self, *states: JobState, limit: int = 100) -> Jobs:
         """Jobs in one of these states (none given: all): running, then waiting by turn, then newest."""
         chosen = states or tuple(JobState)

@@ -16,6 +16,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import EdgegenError
+from .diskspace import DiskReserve
 from .eta import StepClock, mean_seconds
 from .events import JobEvent
 from .gallery import Gallery, Publishable
@@ -41,9 +42,14 @@ class JobService:
     """
 
     def __init__(
-        self, queue: JobQueue, gallery: Gallery | None = None, monotonic: Callable[[], float] = time.monotonic
+        self,
+        queue: JobQueue,
+        gallery: Gallery | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        reserve: DiskReserve | None = None,
     ):
         self._queue = queue
+        self._reserve = reserve
         self._gallery = gallery
         self._monotonic = monotonic
         self._lock = threading.RLock()
@@ -58,9 +64,12 @@ class JobService:
 
         Raises:
             QueueFull: as many jobs wait as may.
+            DiskFull: the disk's reserve is reached.
             StorageError: it could not be written; the job does not exist.
         """
         with self._lock:
+            if self._reserve is not None and not self._queue.knows(request.id):
+                self._reserve.admit()
             enqueued = self._queue.enqueue(request)
             if enqueued.is_new:
                 self._outbox.append(self._queued_event(enqueued.job))

@@ -81,6 +81,9 @@ def tidy_up(queue: JobQueue, gallery: Gallery) -> None:
     new, missing = gallery.reindex()
     if new or missing:
         log.warning("the gallery's index was mended: %d pictures found, %d gone", new, missing)
+    if half := gallery.sweep():
+        log.warning("the gallery was swept: %d half-written files are gone", half)
+    gallery.apply_retention()
 
 
 def obey(message: Message, wakeup: Wakeup, stop: StopRequest) -> None:

@@ -71,6 +71,9 @@ def test_folder_that_nobody_may_write_into():
 
 def test_disk_of_this_machine(tmp_path):
     assert "MB free" in checks.check_disk(tmp_path).message
+    refused = checks.check_disk(tmp_path, reserve_mb=10**9)
+    assert refused.state == "bad"
+    assert "new jobs are refused under gallery.reserve_mb, 1000000000" in refused.message
 
 
 def test_packages_of_this_environment():

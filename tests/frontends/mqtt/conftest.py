@@ -85,6 +85,7 @@ class House:
     """A device: a real queue and service behind the MQTT front end, the engine played by the test."""
 
     def __init__(self, folder: Path, port: int, **mqtt: Any):
+        self.folder = folder
         settings = MqttSettings(enabled=True, host="127.0.0.1", port=port, keepalive_s=5, **mqtt)
         self.queue = FlakyQueue(folder / "edgegen.db", outbox=ResultOutbox(settings))
         self.service = JobService(self.queue)

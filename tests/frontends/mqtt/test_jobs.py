@@ -5,7 +5,9 @@ import json
 import paho.mqtt.client as paho
 import pytest
 
+from edgegen.jobs.diskspace import DiskReserve
 from edgegen.jobs.job import JobState
+from edgegen.settings import GallerySettings
 from tests.frontends.mqtt.conftest import PICTURE
 from tests.support import wait_for
 
@@ -205,3 +207,17 @@ def test_a_picture_that_is_gone_is_no_message(house, phone):
     phone.send(GENERATE, {"id": "a2", "prompt": "a red apple"})
     phone.wait_status(id="a2", state="queued")
     assert not phone.on("edgegen/shop/last/image")
+
+
+def test_below_the_disk_reserve_a_new_job_is_refused_and_a_known_one_is_not(house, phone):
+    phone.send(GENERATE, {"id": "early", "prompt": "a red apple"})
+    phone.wait_status(id="early", state="queued")
+    house.service._reserve = DiskReserve([house.folder], GallerySettings(reserve_mb=10**7), lambda _: 0)
+    phone.send(GENERATE, {"id": "late", "prompt": "a red apple"})
+    status = phone.wait_status(id="late", state="rejected")
+    assert status["code"] == "disk_full"
+    assert "gallery.reserve_mb keeps 10000000" in status["reason"]
+    phone.send(GENERATE, {"id": "early", "prompt": "a red apple"})
+    house.run_next()
+    phone.wait_status(id="early", state="done")
+    assert [status["id"] for status in phone.statuses(state="rejected")] == ["late"]
