@@ -148,6 +148,12 @@ class JobAccess:
         """1 is next; None for a job that does not wait."""
         return None if self._is_empty() else self._open().place(job_id)
 
+    def database_lost(self) -> str | None:
+        """When a damaged database was set aside, and what came back; None when none ever was."""
+        from edgegen.jobs.database import SET_ASIDE
+
+        return None if self._is_empty() else self._open().database.fact(SET_ASIDE)
+
     def _is_empty(self) -> bool:
         """Looking must not make the file: it would belong to whoever looked first."""
         return self._queue is None and not self.database_path.exists()

@@ -65,6 +65,7 @@ def status_json(access: JobAccess) -> dict[str, Any]:
         "database": str(access.database_path),
         "jobs": access.counts(),
         "running": running,
+        "database_lost": access.database_lost(),
     }
 
 
@@ -77,6 +78,8 @@ def status_lines(access: JobAccess) -> list[tuple[str, str]]:
     for job in access.jobs(active_states()[0]):
         where = f", step {step['step']}" if step.get("id") == job.id else ""
         lines.append(("running", f"{job.id} {shorten(job.request.prompt, 60)}{where}"))
+    if lost := access.database_lost():
+        lines.append(("lost", lost))
     return lines + outbox_lines((access.daemon or {}).get("outbox") or {})
 
 

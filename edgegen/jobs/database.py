@@ -64,6 +64,8 @@ MIGRATIONS = (
     """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
+SET_ASIDE = "set_aside"  # what happened to a damaged file, for people
+REINDEX_DUE = "reindex_due"  # the pictures still know what the lost file knew
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space",
@@ -160,8 +162,9 @@ class Database:
             except sqlite3.DatabaseError as err:
                 if err.sqlite_errorcode & 0xFF not in _DAMAGE:
                     raise
-                self._set_aside(err)
+                notice = self._set_aside(err)
                 self._connection = self._connect()
+                self._remember(notice)
             self._inode = self.path.stat().st_ino
 
     @contextlib.contextmanager
@@ -177,6 +180,7 @@ class Database:
         )
         try:
             connection.row_factory = sqlite3.Row
+            connection.text_factory = _tolerant_text  # a flipped bit must not make a row unreadable
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             self._check(connection)
@@ -187,7 +191,8 @@ class Database:
         return connection
 
     def _check(self, connection: sqlite3.Connection) -> None:
-        finding = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        # Not quick_check, which passes over an index that contradicts its table: each write would then fail.
+        finding = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if finding != "ok":
             damage = sqlite3.DatabaseError(finding)
             damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
@@ -203,7 +208,15 @@ class Database:
         for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
             connection.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT")
 
-    def _set_aside(self, err: sqlite3.Error) -> None:
+    def _remember(self, notice: str) -> None:
+        """In the new file, so that whoever looks later still learns it."""
+        assert self._connection is not None
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)",
+            [(SET_ASIDE, notice), (REINDEX_DUE, "1")],
+        )
+
+    def _set_aside(self, err: sqlite3.Error) -> str:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._now()))
         aside = free_name(self.path.with_name(f"{self.path.name}.damaged-{stamp}"))
         for suffix in ("-wal", "-shm", ""):
@@ -212,6 +225,18 @@ class Database:
         notice = f"the damaged file is kept as {aside.name}, and a new one starts empty"
         self.notices.append(notice)
         log.error("%s: %s; %s", self.path, err, notice)
+        return f"{stamp}: {notice}"
+
+
+def set_fact(db: sqlite3.Connection, name: str, value: str | None) -> None:
+    """Note or forget (None) something small, within a transaction."""
+    db.execute("DELETE FROM facts WHERE name = ?", (name,))
+    if value is not None:
+        db.execute("INSERT INTO facts (name, value) VALUES (?, ?)", (name, value))
+
+
+def _tolerant_text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
 
 
 def add_to_fact(db: sqlite3.Connection, name: str, count: int) -> None:

@@ -235,6 +235,12 @@ class Gallery:
             log.warning("%s: cannot be removed: %s", path, err)
 
 
+def job_id_of(name: str) -> str:
+    """The id of the job that a picture came from, by its name; empty for a name that is not ours."""
+    match = _NAME.fullmatch(name)
+    return match[3] if match else ""
+
+
 def _seq(name: str) -> int:
     match = _NAME.fullmatch(name)
     return int(match[2]) if match else 0

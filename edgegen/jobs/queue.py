@@ -86,6 +86,7 @@ class JobQueue:
             return None  # an idle engine never writes
         with self.database.transaction() as db:
             self._expire(db)
+            self._bury_unreadable(db)
             row = db.execute(f"SELECT seq, id FROM jobs WHERE {_WAITING} LIMIT 1").fetchone()
             if row is None:
                 return None
@@ -264,6 +265,31 @@ class JobQueue:
         ).fetchall()
         self._post(db, *(_get(db, row["id"]) for row in rows))
 
+    def _bury_unreadable(self, db: sqlite3.Connection) -> None:
+        """Waiting jobs at the head of the queue that a flipped bit made unreadable fail, with a reason."""
+        while row := db.execute(f"SELECT * FROM jobs WHERE {_WAITING} LIMIT 1").fetchone():
+            if _request_of(row) is not None:
+                return
+            db.execute(
+                "UPDATE jobs SET state = 'failed', code = 'damaged', finished = ?, "
+                "reason = 'its record on the disk was damaged: ask again' WHERE seq = ?",
+                (self._now(), row["seq"]),
+            )
+            self._post(db, _get(db, row["id"]))
+
+    def restore(self, jobs: Jobs) -> int:
+        """Bring back done jobs that a lost file knew, as told already. Known ids stay; how many came back."""
+        rows = [
+            (j.id, _dump(j.request), j.request.priority, j.created, j.finished, j.seconds, j.seed, j.picture)
+            for j in jobs
+        ]
+        with self.database.transaction() as db:
+            return db.executemany(
+                "INSERT OR IGNORE INTO jobs (id, request, priority, created, finished, seconds, seed, "
+                "picture, state, attempts, announced) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'done', 1, 1)",
+                rows,
+            ).rowcount
+
     def _end(self, job: Job, state: str, **columns: object) -> bool:
         assignments = "".join(f", {name} = ?" for name in columns)
         with self.database.transaction() as db:
@@ -304,9 +330,20 @@ def _unknown(job_id: str) -> Job:
 
 
 def _to_job(row: sqlite3.Row) -> Job:
+    """The job of a row; what a flipped bit made unreadable is said to be so."""
     columns = ("created", "attempts", "started", "finished", "seconds", "seed", "picture", "code", "reason")
+    state = row["state"] if row["state"] in tuple(JobState) else JobState.FAILED
     return Job(
-        request=JobRequest(**json.loads(row["request"])),
-        state=JobState(row["state"]),
+        request=_request_of(row) or JobRequest(str(row["id"]), "(its record was damaged)"),
+        state=JobState(state),
         **{name: row[name] for name in columns},
     )
+
+
+def _request_of(row: sqlite3.Row) -> JobRequest | None:
+    """None: a flipped bit made it unreadable."""
+    try:
+        request = JobRequest(**json.loads(row["request"]))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return request if request.id == row["id"] and isinstance(request.prompt, str) else None

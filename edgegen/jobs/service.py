@@ -16,6 +16,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import EdgegenError
+from .database import SET_ASIDE
 from .diskspace import DiskReserve
 from .eta import StepClock, mean_seconds
 from .events import JobEvent
@@ -170,6 +171,7 @@ class JobService:
             "jobs": {state.value: count for state, count in self.counts().items()},
             "running": {"id": running.job.id, "step": running.step} if running else None,
             "outbox": outbox_counts(self._queue.database),
+            "database_lost": self._queue.database.fact(SET_ASIDE),
         }
 
     def _clock_of(self, job_id: str, step: int) -> StepClock | None:

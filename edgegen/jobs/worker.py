@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from ..engine.metadata import read_metadata
 from ..errors import EdgegenError
 from ..settings import MqttSettings, Settings
 from .configfile import data_dir, database_path, gallery_dir, pack_dirs, socket_path
@@ -22,6 +23,7 @@ from .link import EngineLink
 from .outbox import result_outbox
 from .queue import JobQueue
 from .renderer import PipelineRenderer
+from .restore import restore_jobs
 from .sdnotify import SystemdNotifier
 from .wakeup import StopRequest, Wakeup
 from .wire import Message
@@ -52,6 +54,7 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
     queue = JobQueue(database_path(settings.node), settings.queue, outbox=result_outbox(settings.mqtt))
     gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
     tidy_up(queue, gallery)
+    restore_jobs(queue, gallery, settings.limits, read_metadata, settings.queue.keep_finished)
     link = EngineLink(socket_path(settings.node), lambda message: obey(message, wakeup, stop))
     worker = Worker(
         queue,
