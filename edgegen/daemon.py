@@ -22,6 +22,7 @@ from .jobs.sdnotify import SystemdNotifier
 from .jobs.service import JobService, new_job_id
 from .jobs.shell import describe_job
 from .jobs.supervisor import Supervisor
+from .jobs.thermal import cpu_temperature
 from .jobs.wakeup import StopRequest, Wakeup
 from .jobs.wire import Message
 from .settings import LimitSettings, MqttSettings, Settings
@@ -138,7 +139,9 @@ def front_end_builders(settings: Settings, service: JobService, results: OutboxR
         from .frontends.mqtt import MqttFrontend
 
         reader = picture_reader(service, settings.mqtt)
-        return MqttFrontend(settings.mqtt, settings.node.name, service, settings.limits, reader, results)
+        return MqttFrontend(
+            settings.mqtt, settings.node.name, service, settings.limits, reader, results, cpu_temperature
+        )
 
     def buttons() -> FrontEnd:
         from .frontends.buttons import ButtonFrontend

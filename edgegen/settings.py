@@ -117,6 +117,13 @@ class MqttSettings(Section):
         le=100_000_000,
         description="Largest last/image in bytes; quality falls until it fits.",
     )
+    home_assistant: bool = Field(True, description="Announce this device to Home Assistant.")
+    home_assistant_prefix: str = Field(
+        "homeassistant",
+        pattern=r"^[^+#\s]+$",
+        max_length=100,
+        description="First part of the topics that Home Assistant discovers devices by.",
+    )
     outbox_max: int = Field(
         10_000, ge=1, le=1_000_000, description="Results kept for an absent broker; with more, the oldest go."
     )

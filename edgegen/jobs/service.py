@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import EdgegenError
-from .database import SET_ASIDE
+from .database import SET_ASIDE, set_fact
 from .diskspace import DiskReserve
 from .eta import StepClock, mean_seconds
 from .events import JobEvent
@@ -113,6 +113,15 @@ class JobService:
     def newest_done(self) -> Job | None:
         """The last job that became a picture; None without any."""
         return self._queue.newest_done()
+
+    def noted(self, name: str) -> str | None:
+        """Something small that a front end noted, this time or before a restart."""
+        return self._queue.database.fact(name)
+
+    def note(self, name: str, value: str) -> None:
+        """Keep something small over a restart. Raises StorageError."""
+        with self._queue.database.transaction() as db:
+            set_fact(db, name, value)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have `listener(event)` called for every event; returns what ends that."""

@@ -18,6 +18,7 @@ from ...settings import LimitSettings, MqttSettings
 from . import messages
 from .connection import Connection
 from .courier import Courier
+from .home import Home
 from .messages import JSON, Command, Outgoing
 from .outbox import Outbox
 from .throttle import ProgressThrottle
@@ -35,6 +36,7 @@ class MqttFrontend:
         limits: bounds of what a job may ask for.
         read_picture: a done job's picture as it should be published; None when it is gone.
         results: the ends of jobs that the broker must hear of.
+        read_temperature: the CPU's, in °C; None where the machine does not tell.
     Raises:
         ConfigError: the password or CA file cannot be read.
     """
@@ -47,6 +49,7 @@ class MqttFrontend:
         limits: LimitSettings,
         read_picture: Callable[[Job], bytes | None],
         results: OutboxReader,
+        read_temperature: Callable[[], float | None] = lambda: None,
         now: Callable[[], float] = time.time,
         redelivery_delay_s: float = REDELIVERY_DELAY_S,
         rng: random.Random | None = None,
@@ -64,10 +67,24 @@ class MqttFrontend:
         self._unsubscribe: Callable[[], None] | None = None
         self._outbox = Outbox()
         self._courier = Courier(results, self._result, self._outbox.put, self._note_told)
+        self._home = Home(
+            settings,
+            self.topics,
+            service,
+            limits,
+            self._outbox.put,
+            lambda: self._outbox.put(self._availability("online")),
+            read_temperature,
+        )
+        self._handlers: dict[str, Callable[[Command], object]] = {
+            self.topics.generate: self._generate,
+            self.topics.cancel: self._cancel,
+            **self._home.handlers,
+        }
         self._connection = Connection(
             settings,
             settings.client_id or f"edgegen-{node_name}",
-            (self.topics.generate, self.topics.cancel),
+            tuple(self._handlers),
             self._availability("offline"),
             self._outbox,
             self._on_message,
@@ -85,6 +102,7 @@ class MqttFrontend:
             self._last = self._service.newest_done()
         self._unsubscribe = self._service.subscribe(self._on_event)
         self._courier.start()
+        self._home.start()
         self._connection.start()
 
     def close(self) -> None:
@@ -92,13 +110,14 @@ class MqttFrontend:
         if self._unsubscribe:
             self._unsubscribe()
             self._unsubscribe = None
+        self._home.close()
         self._courier.close()
         self._connection.close(self._availability("offline"))
 
     # Commands in: on the network thread
 
     def _on_message(self, message: paho.MQTTMessage) -> None:
-        handle = {self.topics.generate: self._generate, self.topics.cancel: self._cancel}.get(message.topic)
+        handle = self._handlers.get(message.topic)
         if handle is None:
             log.warning("message on %s, which we did not ask for", message.topic)
         else:
@@ -173,6 +192,7 @@ class MqttFrontend:
             self._tell(event, job.request)
         elif self._throttle.passes(job.id, event.step, event.steps, time.monotonic()):
             self._tell(event, job.request)
+        self._home.on_event(event)
 
     def _tell(self, event: JobEvent, request: JobRequest) -> None:
         self._put(self._status(event, request))
@@ -206,6 +226,7 @@ class MqttFrontend:
             for message in reversed(self._last_picture(self._last)):
                 self._outbox.put(message, first=True)
         self._outbox.put(self._availability("online"), first=True)
+        self._home.announce()
 
     def _last_picture(self, job: Job) -> list[Outgoing]:
         meta = messages.to_json(messages.meta_of(job))

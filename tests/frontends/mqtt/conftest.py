@@ -42,13 +42,19 @@ class Phone:
         self.heard: list[paho.MQTTMessage] = []
         self._ready = threading.Event()
         self.client = paho.Client(CallbackAPIVersion.VERSION2, protocol=protocol)
-        self.client.on_connect = lambda *_: self.client.subscribe("edgegen/#", qos=1)
+        self._topics = ["edgegen/#"]
+        self.client.on_connect = lambda *_: self.client.subscribe([(topic, 1) for topic in self._topics])
         self.client.on_subscribe = lambda *_: self._ready.set()
         self.client.on_message = lambda _client, _userdata, message: self.heard.append(message)
         self.client.reconnect_delay_set(1, 1)
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
         assert self._ready.wait(WAIT_S), "the phone could not subscribe"
+
+    def follow(self, topic: str) -> None:
+        """Listen there too, over reconnects as well."""
+        self._topics.append(topic)
+        self.client.subscribe(topic, 1)
 
     def send(self, topic: str, payload: Any, retain: bool = False, qos: int = 1, **properties: Any) -> None:
         """Publish (a dictionary as JSON) and wait until the broker has it."""
@@ -90,6 +96,7 @@ class House:
         self.queue = FlakyQueue(folder / "edgegen.db", outbox=ResultOutbox(settings))
         self.service = JobService(self.queue)
         self.picture: bytes | None = PICTURE
+        self.temperature: float | None = 51.5
         self.frontend = MqttFrontend(
             settings,
             "shop",
@@ -97,6 +104,7 @@ class House:
             LimitSettings(),
             self._read_picture,
             OutboxReader(self.queue.database),
+            lambda: self.temperature,
             redelivery_delay_s=0.2,
         )
         self.frontend.start()
