@@ -117,6 +117,15 @@ class MqttSettings(Section):
         le=100_000_000,
         description="Largest last/image in bytes; quality falls until it fits.",
     )
+    fleet: bool = Field(
+        False, description="Take a share of the jobs sent to <base>/fleet/generate, with other devices."
+    )
+    status_expiry_s: int = Field(
+        86_400,
+        ge=0,
+        le=4_294_967_295,
+        description="Seconds a status waits at the broker for whoever is away.",
+    )
     home_assistant: bool = Field(True, description="Announce this device to Home Assistant.")
     home_assistant_prefix: str = Field(
         "homeassistant",

@@ -76,20 +76,30 @@ class MqttFrontend:
             lambda: self._outbox.put(self._availability("online")),
             read_temperature,
         )
+        # What was switched off is handled too: a session of ours may still hold messages of it.
+        home = self._home.handlers if self._home.is_on else {}
         self._handlers: dict[str, Callable[[Command], object]] = {
             self.topics.generate: self._generate,
             self.topics.cancel: self._cancel,
-            **self._home.handlers,
+            self.topics.fleet_generate: self._generate,
+            **home,
+        }
+        wanted = {
+            self.topics.generate: True,
+            self.topics.cancel: True,
+            self.topics.fleet_share: settings.fleet,
+            **dict.fromkeys(self._home.handlers, self._home.is_on),
         }
         self._connection = Connection(
             settings,
             settings.client_id or f"edgegen-{node_name}",
-            tuple(self._handlers),
+            tuple(topic for topic, is_on in wanted.items() if is_on),
             self._availability("offline"),
             self._outbox,
             self._on_message,
             self._announce,
             rng or random.Random(),
+            tuple(topic for topic, is_on in wanted.items() if not is_on),
         )
 
     @property

@@ -68,10 +68,12 @@ class Home:
         self._telling = threading.Lock()
 
     @property
+    def is_on(self) -> bool:
+        return self._is_on
+
+    @property
     def handlers(self) -> dict[str, Callable[[Command], object]]:
         """What to do with a message, by topic. They raise StorageError when it must come again."""
-        if not self._is_on:
-            return {}
         keys = {
             "prompt": self._set_prompt,
             "steps": self._set_steps,

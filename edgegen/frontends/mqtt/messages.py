@@ -40,6 +40,7 @@ class Outgoing:
         payload: bytes, or what makes them when it is this message's turn (None: send nothing).
         qos: 1 is kept until the broker has it; 0 is dropped while the broker is away.
         is_intermediate: a later message about the same job says more; the first to go when too many wait.
+        expires: a status that nobody fetched for `mqtt.status_expiry_s` is not worth delivering.
         on_sent: called once when the broker has acknowledged it, or it was found that it cannot be sent.
     """
 
@@ -50,6 +51,7 @@ class Outgoing:
     content_type: str | None = None
     correlation: bytes | None = None
     is_intermediate: bool = False
+    expires: bool = False
     on_sent: Callable[[], object] | None = None
 
     @property
@@ -164,6 +166,7 @@ def status_messages(
             content_type=JSON,
             correlation=correlation,
             is_intermediate=is_intermediate,
+            expires=True,
         )
         for place in places
     ]

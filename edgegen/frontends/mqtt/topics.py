@@ -25,6 +25,16 @@ class Topics:
         return f"{self.base}/{self.node}/cancel"
 
     @property
+    def fleet_generate(self) -> str:
+        """Where commands for whichever device is free arrive."""
+        return f"{self.base}/fleet/generate"
+
+    @property
+    def fleet_share(self) -> str:
+        """What a device subscribes to for its share of them: the broker gives each to one device."""
+        return f"$share/edgegen/{self.fleet_generate}"
+
+    @property
     def availability(self) -> str:
         return f"{self.base}/{self.node}/availability"
 

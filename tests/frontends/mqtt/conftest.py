@@ -90,7 +90,7 @@ class Phone:
 class House:
     """A device: a real queue and service behind the MQTT front end, the engine played by the test."""
 
-    def __init__(self, folder: Path, port: int, **mqtt: Any):
+    def __init__(self, folder: Path, port: int, node: str = "shop", **mqtt: Any):
         self.folder = folder
         settings = MqttSettings(enabled=True, host="127.0.0.1", port=port, keepalive_s=5, **mqtt)
         self.queue = FlakyQueue(folder / "edgegen.db", outbox=ResultOutbox(settings))
@@ -99,7 +99,7 @@ class House:
         self.temperature: float | None = 51.5
         self.frontend = MqttFrontend(
             settings,
-            "shop",
+            node,
             self.service,
             LimitSettings(),
             self._read_picture,
@@ -134,8 +134,8 @@ class House:
 def make_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
     houses: list[House] = []
 
-    def make(port: int, wait: bool = True, **mqtt: Any) -> House:
-        houses.append(House(tmp_path, port, **mqtt))
+    def make(port: int, wait: bool = True, node: str = "shop", **mqtt: Any) -> House:
+        houses.append(House(tmp_path / node, port, node, **mqtt))
         if wait:
             houses[-1].wait_connected()
         return houses[-1]

@@ -165,6 +165,20 @@ def test_mqtt_5_request_and_response(house, phone):
     assert {m.properties.ContentType for m in answers} == {"application/json"}
 
 
+def test_statuses_expire_at_the_broker_and_the_last_picture_does_not(broker, make_house, make_phone):
+    house = make_house(broker.port, status_expiry_s=500)
+    phone = make_phone(broker.port)
+    phone.send(GENERATE, {"id": "a1", "prompt": "a red apple"}, ResponseTopic="edgegen/answers")
+    phone.wait_status(id="a1", state="queued")
+    house.run_next()
+    phone.wait_message("edgegen/shop/last/image", PICTURE)
+    for message in phone.on("edgegen/shop/job/a1/status") + phone.on("edgegen/answers"):
+        assert 0 < message.properties.MessageExpiryInterval <= 500
+    assert len(phone.on("edgegen/answers")) >= 2
+    kept = phone.on("edgegen/shop/last/image") + phone.on("edgegen/shop/last/meta")
+    assert not [m for m in kept if hasattr(m.properties, "MessageExpiryInterval")]
+
+
 def test_a_response_topic_out_of_bounds_is_refused(house, phone):
     phone.send(GENERATE, {"id": "a1", "prompt": "x"}, ResponseTopic="edgegen/shop/generate")
     status = phone.wait_status(id="a1", state="rejected")
