@@ -132,6 +132,8 @@ def check_database(path: Path) -> Check:
                 is_known and database.execute("SELECT value FROM facts WHERE name = 'set_aside'").fetchone()
             )
     except sqlite3.Error as err:
+        if err.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return Check("database", "warn", f"{path}: {err}", f"may {_user()} read it and its folder?")
         finding, lost = str(err), None
     if finding != "ok":
         advice = "start the daemon: it sets the file aside and reads the pictures' own records"

@@ -97,3 +97,10 @@ def test_the_database_is_looked_at_and_left_alone(tmp_path):
     found = checks.check_database(path)
     assert found.state == "warn"
     assert "the damaged file is kept as edgegen.db.damaged-" in found.message
+
+
+def test_a_database_that_cannot_be_opened_is_not_called_damaged(tmp_path):
+    (tmp_path / "edgegen.db").mkdir()
+    found = checks.check_database(tmp_path / "edgegen.db")
+    assert found.state == "warn"
+    assert "read it and its folder" in found.advice
