@@ -11,15 +11,18 @@ from contextlib import ExitStack
 from typing import Protocol
 
 from .jobs.configfile import data_dir, database_path, gallery_dir, run_dir, socket_path
+from .jobs.diskspace import DiskReserve
 from .jobs.enginedesk import EngineDesk
 from .jobs.gallery import CONTENT_TYPES, SUFFIXES, Gallery
 from .jobs.hub import Hub
 from .jobs.job import Job, parse_request
+from .jobs.outbox import OutboxReader, result_outbox
 from .jobs.queue import JobQueue
 from .jobs.sdnotify import SystemdNotifier
 from .jobs.service import JobService, new_job_id
 from .jobs.shell import describe_job
 from .jobs.supervisor import Supervisor
+from .jobs.thermal import cpu_temperature
 from .jobs.wakeup import StopRequest, Wakeup
 from .jobs.wire import Message
 from .settings import LimitSettings, MqttSettings, Settings
@@ -57,12 +60,13 @@ def serve(
 ) -> None:
     """Everything the front is made of. What `closing` gets last, ends first."""
     notifier = SystemdNotifier()
-    queue = JobQueue(database_path(settings.node), settings.queue)
+    queue = JobQueue(database_path(settings.node), settings.queue, outbox=result_outbox(settings.mqtt))
     closing.callback(queue.close)
     gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
-    service = JobService(queue, gallery)
+    reserve = DiskReserve((data_dir(settings.node), gallery.folder), settings.gallery, gallery.make_room)
+    service = JobService(queue, gallery, reserve=reserve)
 
-    front_ends = FrontEnds(front_end_builders(settings, service))
+    front_ends = FrontEnds(front_end_builders(settings, service, OutboxReader(queue.database)))
     closing.callback(front_ends.close)  # after the hub: whatever an engine still says is passed on
 
     supervisor: Supervisor | None = None
@@ -128,14 +132,16 @@ def shell_submit(service: JobService, limits: LimitSettings) -> Callable[[Messag
 Builder = Callable[[], FrontEnd]
 
 
-def front_end_builders(settings: Settings, service: JobService) -> dict[str, Builder]:
+def front_end_builders(settings: Settings, service: JobService, results: OutboxReader) -> dict[str, Builder]:
     """What makes each front end that is switched on; only those are ever imported."""
 
     def mqtt() -> FrontEnd:
         from .frontends.mqtt import MqttFrontend
 
         reader = picture_reader(service, settings.mqtt)
-        return MqttFrontend(settings.mqtt, settings.node.name, service, settings.limits, reader)
+        return MqttFrontend(
+            settings.mqtt, settings.node.name, service, settings.limits, reader, results, cpu_temperature
+        )
 
     def buttons() -> FrontEnd:
         from .frontends.buttons import ButtonFrontend
@@ -151,7 +157,7 @@ def picture_reader(service: JobService, settings: MqttSettings) -> Callable[[Job
     content_type = CONTENT_TYPES[SUFFIXES[settings.image_format]]
 
     def read(job: Job) -> bytes | None:
-        picture = service.picture(job.id, settings.image_max_bytes)
+        picture = service.picture(job, settings.image_max_bytes)
         return picture.data if picture and picture.content_type == content_type else None
 
     return read

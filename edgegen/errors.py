@@ -99,6 +99,13 @@ class StorageError(EdgegenError, OSError):
     exit_code = 6
 
 
+class DiskFull(EdgegenError, OSError):
+    """The disk is full, or its reserve is reached; what would have been written was not."""
+
+    code = "disk_full"
+    exit_code = 6
+
+
 class QueueFull(EdgegenError, RuntimeError):
     """The queue holds as many jobs as it may."""
 

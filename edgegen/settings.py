@@ -86,6 +86,15 @@ class GallerySettings(Section):
     format: Literal["png", "webp", "jpeg"] = Field("png", description="File format of kept pictures.")
     max_pictures: int = Field(10_000, ge=1, le=10_000_000, description="With more, the oldest go.")
     max_mb: int = Field(2048, ge=1, le=10_000_000, description="With more megabytes, the oldest go.")
+    max_days: float = Field(
+        0.0, ge=0, le=36_500, description="Pictures older than this many days go; 0: kept whatever their age."
+    )
+    reserve_mb: int = Field(
+        100, ge=0, le=10_000_000, description="Free megabytes on the disk under which new jobs are refused."
+    )
+    make_room: bool = Field(
+        False, description="When the disk is full or its reserve reached, let the oldest pictures go first."
+    )
 
 
 class LimitSettings(Section):
@@ -123,6 +132,28 @@ class MqttSettings(Section):
         ge=10_000,
         le=100_000_000,
         description="Largest last/image in bytes; quality falls until it fits.",
+    )
+    fleet: bool = Field(
+        False, description="Take a share of the jobs sent to <base>/fleet/generate, with other devices."
+    )
+    status_expiry_s: int = Field(
+        86_400,
+        ge=0,
+        le=4_294_967_295,
+        description="Seconds a status waits at the broker for whoever is away.",
+    )
+    home_assistant: bool = Field(True, description="Announce this device to Home Assistant.")
+    home_assistant_prefix: str = Field(
+        "homeassistant",
+        pattern=r"^[^+#\s]+$",
+        max_length=100,
+        description="First part of the topics that Home Assistant discovers devices by.",
+    )
+    outbox_max: int = Field(
+        10_000, ge=1, le=1_000_000, description="Results kept for an absent broker; with more, the oldest go."
+    )
+    outbox_days: float = Field(
+        30.0, ge=0, le=3650, description="Days a result waits for the broker, then it goes; 0: for ever."
     )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -335,6 +337,81 @@ def test_a_picture_over_mqtt(make_appliance, broker, folder):
     assert appliance.stop() == (0, "heavy: []\n"), appliance.log.read_text()
     eventually(lambda: got["edgegen/kiosk/availability"] == b"offline")
     client.loop_stop()
+
+
+def test_a_result_survives_an_absent_broker_and_a_killed_front(make_appliance, broker, folder):
+    mqtt = {"enabled": True, "host": "127.0.0.1", "port": broker.port}
+    node = {"name": "kiosk", "data_dir": folder / "data", "run_dir": folder / "run"}
+    appliance = make_appliance(engine=ENGINE, limits=LIMITS, mqtt=mqtt, node=node)
+    broker.stop()
+    appliance.start(with_engine=True)
+    appliance.submit(id="a", seed=5)
+    assert wait_until_all_are_final(appliance)["a"].state == JobState.DONE, appliance.log.read_text()
+    appliance.process.kill()
+    appliance.process.wait()
+    appliance.start(with_engine=False)
+    assert appliance.ask("status")["outbox"] == {"waiting": 1, "dropped": 0}
+    broker.start()
+    got: list[tuple[str, bytes]] = []
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    client.on_message = lambda client, data, message: got.append((message.topic, message.payload))
+    client.connect("127.0.0.1", broker.port)
+    client.subscribe("edgegen/#", 1)
+    client.loop_start()
+    eventually(lambda: appliance.ask("status")["outbox"]["waiting"] == 0)
+    eventually(lambda: any(topic == "edgegen/kiosk/last/image" for topic, _ in got))
+    heard = [payload for topic, payload in got if topic == "edgegen/kiosk/job/a/status"]
+    assert len(heard) == 1
+    assert json.loads(heard[0])["state"] == "done"
+    with Image.open(io.BytesIO(next(p for t, p in got if t.endswith("last/image")))) as image:
+        assert image.format == "WEBP"
+    client.loop_stop()
+    assert appliance.stop()[0] == 0, appliance.log.read_text()
+
+
+def test_a_front_killed_again_and_again_loses_no_result_and_repeats_at_most_one_each_time(
+    make_appliance, broker, folder
+):
+    mqtt = {"enabled": True, "host": "127.0.0.1", "port": broker.port, "home_assistant": False}
+    node = {"name": "kiosk", "data_dir": folder / "data", "run_dir": folder / "run"}
+    appliance = make_appliance(engine=ENGINE, limits=LIMITS, mqtt=mqtt, node=node)
+    got: list[tuple[str, bytes]] = []
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    client.on_message = lambda client, data, message: got.append((message.topic, message.payload))
+    client.connect("127.0.0.1", broker.port)
+    client.subscribe("edgegen/#", 1)
+    client.loop_start()
+
+    def done_ids() -> list[str]:
+        statuses = [json.loads(payload) for topic, payload in list(got) if topic.endswith("/status")]
+        return [status["id"] for status in statuses if status["state"] == "done"]
+
+    names = [f"j{number:02}" for number in range(40)]
+    queue = JobQueue(database_path(appliance.settings.node))
+    for name in names:
+        queue.enqueue(JobRequest(name, "a red apple", steps=2))
+    engine = start_engine(appliance)
+    crashes, rng = 4, random.Random(7)
+    for _ in range(crashes):
+        appliance.start(with_engine=False)
+        already = len(done_ids())
+        eventually(lambda told=already: len(done_ids()) > told or len(set(done_ids())) == len(names))
+        time.sleep(rng.uniform(0, 0.1))
+        appliance.process.kill()
+        appliance.process.wait()
+    appliance.start(with_engine=False)
+    wait_until_all_are_final(appliance)
+    eventually(lambda: appliance.ask("status")["outbox"] == {"waiting": 0, "dropped": 0})
+    eventually(lambda: len(set(done_ids())) == len(names))
+    heard = done_ids()
+    assert list(dict.fromkeys(heard)) == names, "in the order of their ends"
+    assert len(heard) - len(names) <= crashes
+    last = [json.loads(payload)["id"] for topic, payload in got if topic.endswith("last/meta")]
+    assert last[-1] == names[-1]
+    client.loop_stop()
+    engine.terminate()
+    engine.wait()
+    queue.close()
 
 
 class Fickle:

@@ -90,6 +90,7 @@ class JobAccess:
 
         Raises:
             QueueFull, BadRequest: as many wait as may.
+            DiskFull: the disk's reserve is reached.
             StorageError: it could not be written.
         """
         from dataclasses import asdict
@@ -97,7 +98,10 @@ class JobAccess:
         from edgegen.jobs.shell import describe_job
 
         if self._link is None:
-            return describe_job(self._open().enqueue(request).job)
+            queue = self._open()
+            if not queue.knows(request.id):
+                self._admit(queue)
+            return describe_job(queue.enqueue(request).job)
         given = {k: v for k, v in asdict(request).items() if v is not None and k in ASKED}
         return dict(self._link.ask("submit", request=given)["job"])
 
@@ -144,15 +148,33 @@ class JobAccess:
         """1 is next; None for a job that does not wait."""
         return None if self._is_empty() else self._open().place(job_id)
 
+    def database_lost(self) -> str | None:
+        """When a damaged database was set aside, and what came back; None when none ever was."""
+        from edgegen.jobs.database import SET_ASIDE
+
+        return None if self._is_empty() else self._open().database.fact(SET_ASIDE)
+
     def _is_empty(self) -> bool:
         """Looking must not make the file: it would belong to whoever looked first."""
         return self._queue is None and not self.database_path.exists()
 
+    def _admit(self, queue: JobQueue) -> None:
+        """The same reserve as the daemon keeps."""
+        from edgegen.jobs.configfile import gallery_dir
+        from edgegen.jobs.diskspace import DiskReserve
+        from edgegen.jobs.gallery import Gallery
+
+        settings = self._settings.gallery
+        gallery = Gallery(gallery_dir(self._settings), queue.database, settings)
+        DiskReserve((self.database_path.parent, gallery.folder), settings, gallery.make_room).admit()
+
     def _open(self) -> JobQueue:
+        from edgegen.jobs.outbox import result_outbox
         from edgegen.jobs.queue import JobQueue
 
         if self._queue is None:
-            self._queue = JobQueue(self.database_path, self._settings.queue)
+            outbox = result_outbox(self._settings.mqtt)
+            self._queue = JobQueue(self.database_path, self._settings.queue, outbox=outbox)
         return self._queue
 
 

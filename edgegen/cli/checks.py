@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -99,19 +100,47 @@ def check_throttling(roots: Roots) -> Check:
     return Check("throttling", "ok", "none")
 
 
-def check_disk(folder: Path) -> Check:
-    """Free space (MiB) where the data is or will be."""
+def check_disk(folder: Path, reserve_mb: int = 0) -> Check:
+    """Free space (MiB) where the data is or will be, against the reserve (MB) that must stay free."""
     free = machine.disk_free_mb(folder)
     if free is None:
         return Check(
             "disk", "bad", f"cannot tell for {folder}", "set node.data_dir to a folder on this machine"
         )
     said = f"{free} MB free for {folder}"
+    if free * 1.048576 < reserve_mb:
+        said += f"; new jobs are refused under gallery.reserve_mb, {reserve_mb}"
+        return Check("disk", "bad", said, "free some space, lower gallery.max_mb, or set gallery.make_room")
     if free < NO_DISK_MB:
         return Check("disk", "bad", said, "free some space, or lower gallery.max_mb")
     if free < LITTLE_DISK_MB:
         return Check("disk", "warn", said, "free some space, or lower gallery.max_mb")
     return Check("disk", "ok", said)
+
+
+def check_database(path: Path) -> Check:
+    """Whether the jobs' database is sound, and whether one was ever lost. Looks only: mends nothing."""
+    import sqlite3
+
+    if not path.exists():
+        return Check("database", "ok", f"{path} will be made")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            finding = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            is_known = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'facts'").fetchone()
+            lost = (
+                is_known and database.execute("SELECT value FROM facts WHERE name = 'set_aside'").fetchone()
+            )
+    except sqlite3.Error as err:
+        if err.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return Check("database", "warn", f"{path}: {err}", f"may {_user()} read it and its folder?")
+        finding, lost = str(err), None
+    if finding != "ok":
+        advice = "start the daemon: it sets the file aside and reads the pictures' own records"
+        return Check("database", "bad", f"{path}: {finding}", advice)
+    if lost:
+        return Check("database", "warn", f"{path}: {lost[0]}", "check the card or disk: dmesg, smartctl")
+    return Check("database", "ok", f"{path} is sound")
 
 
 def check_writable(name: str, folder: Path) -> Check:

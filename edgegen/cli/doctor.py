@@ -107,12 +107,13 @@ def clock_check() -> Check:
 
 
 def folder_checks(settings: Settings) -> Iterator[Check]:
-    from edgegen.jobs.configfile import gallery_dir, run_dir
+    from edgegen.jobs.configfile import database_path, gallery_dir, run_dir
 
     from . import checks
 
     data = settings.node.data_dir.expanduser()
-    yield checks.check_disk(data)
+    yield checks.check_disk(data, settings.gallery.reserve_mb)
+    yield checks.check_database(database_path(settings.node))
     yield checks.check_writable("data_dir", data)
     yield checks.check_writable("gallery", gallery_dir(settings))
     yield checks.check_writable("run_dir", run_dir(settings.node))

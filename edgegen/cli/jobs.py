@@ -65,6 +65,7 @@ def status_json(access: JobAccess) -> dict[str, Any]:
         "database": str(access.database_path),
         "jobs": access.counts(),
         "running": running,
+        "database_lost": access.database_lost(),
     }
 
 
@@ -77,6 +78,19 @@ def status_lines(access: JobAccess) -> list[tuple[str, str]]:
     for job in access.jobs(active_states()[0]):
         where = f", step {step['step']}" if step.get("id") == job.id else ""
         lines.append(("running", f"{job.id} {shorten(job.request.prompt, 60)}{where}"))
+    if lost := access.database_lost():
+        lines.append(("lost", lost))
+    return lines + outbox_lines((access.daemon or {}).get("outbox") or {})
+
+
+def outbox_lines(counts: dict[str, int]) -> list[tuple[str, str]]:
+    """What the broker has not heard yet, and what it never will; nothing when all is well."""
+    waiting, dropped = counts.get("waiting", 0), counts.get("dropped", 0)
+    lines = [("outbox", f"{waiting} results wait for the broker")] if waiting else []
+    if dropped:
+        lines.append(
+            ("dropped", f"{dropped} results that the broker never heard of (mqtt.outbox_max, _days)")
+        )
     return lines
 
 

@@ -66,20 +66,10 @@ def cgroup_limit_mb(roots: Roots) -> int | None:
 
 
 def cpu_temperature(roots: Roots) -> float | None:
-    """The hottest CPU zone in °C; every zone counts where none is named after the CPU."""
-    zones = sorted((roots.sys / "class/thermal").glob("thermal_zone*"))
-    named = [(read_text(zone / "type") or "", _milli(read_text(zone / "temp"))) for zone in zones]
-    known = [(kind, temp) for kind, temp in named if temp is not None]
-    of_cpu = [temp for kind, temp in known if any(word in kind for word in ("cpu", "pkg", "soc"))]
-    return max(of_cpu or [temp for _, temp in known], default=None)
+    """The hottest CPU zone in °C, as `jobs.thermal` reads it."""
+    from edgegen.jobs import thermal
 
-
-def _milli(text: str | None) -> float | None:
-    try:
-        value = int(text or "") / 1000
-    except ValueError:
-        return None
-    return value if -50 < value < 200 else None
+    return thermal.cpu_temperature(roots.sys)
 
 
 def throttling(roots: Roots) -> Throttling | None:

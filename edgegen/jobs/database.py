@@ -50,8 +50,22 @@ MIGRATIONS = (
     );
     CREATE INDEX pictures_by_job ON pictures (job_id);
     """,
+    """
+    CREATE TABLE outbox (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        job_id TEXT NOT NULL,
+        state TEXT NOT NULL,
+        job TEXT NOT NULL,
+        created REAL NOT NULL,
+        sent INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE INDEX outbox_by_job ON outbox (job_id);
+    CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+    """,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
+SET_ASIDE = "set_aside"  # what happened to a damaged file, for people
+REINDEX_DUE = "reindex_due"  # the pictures still know what the lost file knew
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space",
@@ -102,6 +116,11 @@ class Database:
         with self._lock, self._readable_errors():
             return self._current().execute(sql, values).fetchall()
 
+    def fact(self, name: str) -> str | None:
+        """Something small that outlives the process; None when it was never noted."""
+        rows = self.rows("SELECT value FROM facts WHERE name = ?", name)
+        return rows[0]["value"] if rows else None
+
     def close(self) -> None:
         """Safe to call twice."""
         with self._lock:
@@ -143,8 +162,9 @@ class Database:
             except sqlite3.DatabaseError as err:
                 if err.sqlite_errorcode & 0xFF not in _DAMAGE:
                     raise
-                self._set_aside(err)
+                notice = self._set_aside(err)
                 self._connection = self._connect()
+                self._remember(notice)
             self._inode = self.path.stat().st_ino
 
     @contextlib.contextmanager
@@ -160,6 +180,7 @@ class Database:
         )
         try:
             connection.row_factory = sqlite3.Row
+            connection.text_factory = _tolerant_text  # a flipped bit must not make a row unreadable
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             self._check(connection)
@@ -170,7 +191,8 @@ class Database:
         return connection
 
     def _check(self, connection: sqlite3.Connection) -> None:
-        finding = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        # Not quick_check, which passes over an index that contradicts its table: each write would then fail.
+        finding = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if finding != "ok":
             damage = sqlite3.DatabaseError(finding)
             damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
@@ -186,7 +208,15 @@ class Database:
         for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
             connection.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT")
 
-    def _set_aside(self, err: sqlite3.Error) -> None:
+    def _remember(self, notice: str) -> None:
+        """In the new file, so that whoever looks later still learns it."""
+        assert self._connection is not None
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)",
+            [(SET_ASIDE, notice), (REINDEX_DUE, "1")],
+        )
+
+    def _set_aside(self, err: sqlite3.Error) -> str:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._now()))
         aside = free_name(self.path.with_name(f"{self.path.name}.damaged-{stamp}"))
         for suffix in ("-wal", "-shm", ""):
@@ -195,6 +225,27 @@ class Database:
         notice = f"the damaged file is kept as {aside.name}, and a new one starts empty"
         self.notices.append(notice)
         log.error("%s: %s; %s", self.path, err, notice)
+        return f"{stamp}: {notice}"
+
+
+def set_fact(db: sqlite3.Connection, name: str, value: str | None) -> None:
+    """Note or forget (None) something small, within a transaction."""
+    db.execute("DELETE FROM facts WHERE name = ?", (name,))
+    if value is not None:
+        db.execute("INSERT INTO facts (name, value) VALUES (?, ?)", (name, value))
+
+
+def _tolerant_text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def add_to_fact(db: sqlite3.Connection, name: str, count: int) -> None:
+    """Count something up, within a transaction."""
+    db.execute(
+        "INSERT INTO facts (name, value) VALUES (?, ?) "
+        "ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value",
+        (name, count),
+    )
 
 
 def free_name(path: Path) -> Path:

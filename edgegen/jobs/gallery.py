@@ -10,14 +10,16 @@ import contextlib
 import logging
 import os
 import re
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import StorageError
+from ..errors import DiskFull, StorageError
 from ..settings import GallerySettings
 from .database import Database
+from .diskspace import is_disk_full
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +27,11 @@ SUFFIXES = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 CONTENT_TYPES = {".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
 PUBLISH_FOLDER = ".publish"
 KEPT_PUBLISH_COPIES = 16
-_NAME = re.compile(r"\d{8}-(\d{6,15})-([A-Za-z0-9_.-]{1,64})\.(?:png|webp|jpg)")
+ROOM_FOR_A_PICTURE = 8_000_000  # bytes to free before a second try
+DAY_S = 86_400
+CLOCK_IS_SET = "20250101"  # the clock of a device that was never set is earlier
+_NAME = re.compile(r"(\d{8})-(\d{6,15})-([A-Za-z0-9_.-]{1,64})\.(?:png|webp|jpg)")
+_HALF_WRITTEN = re.compile(rf"\.{_NAME.pattern}\..+|{_NAME.pattern}\.part")
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ class Gallery:
         now: Unix seconds; only the date in a name comes from it, never its uniqueness.
     Raises (every method):
         StorageError: the folder or the index cannot be written.
+        DiskFull: there is no space; nothing half-written stays.
     """
 
     def __init__(
@@ -61,19 +68,34 @@ class Gallery:
     def store(self, job_id: str, save: Callable[[Path], object]) -> Path:
         """Let `save` write the picture at a new path, then remember it and let the oldest go.
 
+        On a full disk the oldest go first and `save` gets a second try, where `make_room` says so.
+
         Args:
             save: writes one file, durably (temporary file, fsync, rename, fsync of the folder).
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path = self._new_path(job_id)
-            save(path)
-            size = path.stat().st_size
-        except OSError as err:
-            raise _storage_error(err, self.folder) from err
-        self._remember([(path.name, size)])
+            path = self._save(job_id, save)
+        except DiskFull:
+            if not self._settings.make_room or not self.make_room(ROOM_FOR_A_PICTURE):
+                raise
+            path = self._save(job_id, save)
         self.apply_retention()
         return path
+
+    def _save(self, job_id: str, save: Callable[[Path], object]) -> Path:
+        """The file and its row, or neither."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self._new_path(job_id)
+            try:
+                save(path)
+                self._remember([(path.name, path.stat().st_size)])
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+            return path
+        except OSError as err:
+            raise _storage_error(err, self.folder) from err
 
     def names(self, limit: int = 100) -> list[str]:
         """File names, newest first."""
@@ -87,19 +109,58 @@ class Gallery:
         return self.folder / name
 
     def apply_retention(self) -> int:
-        """Remove the oldest pictures beyond `max_pictures` or `max_mb`; the newest stays. How many went."""
+        """Let pictures beyond `max_pictures`, `max_mb` or `max_days` go; the newest stays. How many went."""
         rows = self._database.rows("SELECT seq, name, bytes FROM pictures ORDER BY seq DESC")
         budget, gone = self._settings.max_mb * 1_000_000, []
+        oldest_day = self._oldest_day()
         for count, row in enumerate(rows, start=1):
             budget -= row["bytes"]
-            if count > 1 and (count > self._settings.max_pictures or budget < 0):
+            is_beyond = count > self._settings.max_pictures or budget < 0
+            if count > 1 and (is_beyond or CLOCK_IS_SET <= row["name"][:8] < oldest_day):
                 gone.append(row)
-        for row in reversed(gone):
+        self._forget(reversed(gone))
+        return len(gone)
+
+    def make_room(self, missing: int) -> int:
+        """Let the oldest pictures go until `missing` bytes are freed; the newest stays. Bytes freed."""
+        rows = self._database.rows("SELECT seq, name, bytes FROM pictures ORDER BY seq")
+        freed, gone = 0, []
+        for row in rows[:-1]:
+            if freed >= missing:
+                break
+            freed += row["bytes"]
+            gone.append(row)
+        if gone:
+            log.warning("the disk is full: the %d oldest pictures go, %d bytes", len(gone), freed)
+        self._forget(gone)
+        return freed
+
+    def _oldest_day(self) -> str:
+        """The first day, as names begin, of pictures that are young enough; empty when age is no matter.
+
+        Days before 2025 come from a clock that was not set; they tell no age.
+        """
+        today = time.strftime("%Y%m%d", time.gmtime(self._now()))
+        if not self._settings.max_days or today < CLOCK_IS_SET:
+            return ""
+        return time.strftime("%Y%m%d", time.gmtime(self._now() - self._settings.max_days * DAY_S))
+
+    def _forget(self, rows: Iterable[sqlite3.Row]) -> None:
+        """Files first: a row without a file is mended by `reindex`."""
+        gone = list(rows)
+        for row in gone:
             self._remove_file(self.folder / row["name"])
         if gone:
             with self._database.transaction() as db:
                 db.executemany("DELETE FROM pictures WHERE seq = ?", [(row["seq"],) for row in gone])
-        return len(gone)
+
+    def sweep(self) -> int:
+        """Remove what a power cut left half-written; only while nobody writes. How many went."""
+        found = [*_listing(self.folder), *_listing(self.folder / PUBLISH_FOLDER)]
+        half = [path for path in found if _HALF_WRITTEN.fullmatch(path.name)]
+        for path in half:
+            self._remove_file(path)
+        return len(half)
 
     def reindex(self) -> tuple[int, int]:
         """Make the rows match the folder; returns how many pictures were found new and found missing."""
@@ -116,15 +177,16 @@ class Gallery:
     def write_publish_copy(self, name: str, data: bytes, suffix: str) -> None:
         """Keep bytes that are small enough to send; only the newest few copies are kept."""
         folder = self.folder / PUBLISH_FOLDER
+        temporary = folder / f"{Path(name).stem}{suffix}.part"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f"{Path(name).stem}{suffix}.part"
             temporary.write_bytes(data)
             temporary.rename(folder / f"{Path(name).stem}{suffix}")
             copies = sorted(
                 (p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=lambda p: _seq(p.name)
             )
         except OSError as err:
+            self._remove_file(temporary)
             raise _storage_error(err, folder) from err
         for old in copies[:-KEPT_PUBLISH_COPIES]:
             self._remove_file(old)
@@ -147,7 +209,7 @@ class Gallery:
 
     def _remember(self, pictures: list[tuple[str, int]]) -> None:
         rows = [
-            (int(match[1]), name, match[2], size)
+            (int(match[2]), name, match[3], size)
             for name, size in pictures
             if (match := _NAME.fullmatch(name))
         ]
@@ -173,12 +235,27 @@ class Gallery:
             log.warning("%s: cannot be removed: %s", path, err)
 
 
+def job_id_of(name: str) -> str:
+    """The id of the job that a picture came from, by its name; empty for a name that is not ours."""
+    match = _NAME.fullmatch(name)
+    return match[3] if match else ""
+
+
 def _seq(name: str) -> int:
     match = _NAME.fullmatch(name)
-    return int(match[1]) if match else 0
+    return int(match[2]) if match else 0
 
 
-def _storage_error(err: OSError, folder: Path) -> StorageError:
+def _listing(folder: Path) -> list[Path]:
+    """What is in a folder; nothing when it cannot be read."""
+    with contextlib.suppress(OSError):
+        return list(folder.iterdir())
+    return []
+
+
+def _storage_error(err: OSError, folder: Path) -> StorageError | DiskFull:
+    if is_disk_full(err):
+        return DiskFull(f"{folder}: the disk is full: free some space, or set gallery.make_room")
     if isinstance(err, StorageError):
         return err
     return StorageError(f"{err.filename or folder}: {err.strerror or err}: check space and permissions")

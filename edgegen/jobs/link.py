@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from ..errors import BadRequest, EdgegenError, StorageError
+from ..errors import BadRequest, DiskFull, EdgegenError, StorageError
 from .wire import LineBuffer, Message, WireError, encode
 
 log = logging.getLogger(__name__)
@@ -116,8 +116,9 @@ class ShellLink:
 
 def _error_of(answer: Message) -> EdgegenError:
     code, reason = str(answer.get("code")), str(answer.get("reason"))
-    if code == StorageError.code:
-        return StorageError(reason)
+    for known in (StorageError, DiskFull):
+        if code == known.code:
+            return known(reason)
     return BadRequest(reason, code)
 
 

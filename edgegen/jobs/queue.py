@@ -17,6 +17,7 @@ from ..errors import QueueFull, UnknownJob
 from ..settings import QueueSettings
 from .database import Database
 from .job import Job, JobRequest, JobState
+from .outbox import ResultOutbox
 
 Jobs = list[Job]  # inside the class, `list` is the method
 Seconds = list[float]
@@ -38,6 +39,7 @@ class JobQueue:
     Args:
         database: the open file, or its path.
         now: this device's clock in Unix seconds; only deadlines and records use it.
+        outbox: where every end of a job is posted, in the same transaction; None: nowhere.
     Raises (every method):
         StorageError: the disk is full, the file cannot be written, or it was damaged.
     """
@@ -47,10 +49,12 @@ class JobQueue:
         database: Database | Path,
         settings: QueueSettings | None = None,
         now: Callable[[], float] = time.time,
+        outbox: ResultOutbox | None = None,
     ):
         self.database = database if isinstance(database, Database) else Database(database, now)
         self._settings = settings or QueueSettings()
         self._now = now
+        self._outbox = outbox
 
     def enqueue(self, request: JobRequest) -> Enqueued:
         """Commit a job. A known id returns the job it has, unchanged.
@@ -82,6 +86,7 @@ class JobQueue:
             return None  # an idle engine never writes
         with self.database.transaction() as db:
             self._expire(db)
+            self._bury_unreadable(db)
             row = db.execute(f"SELECT seq, id FROM jobs WHERE {_WAITING} LIMIT 1").fetchone()
             if row is None:
                 return None
@@ -122,11 +127,13 @@ class JobQueue:
         """
         with self.database.transaction() as db:
             _get(db, job_id)
-            db.execute(
+            ended = db.execute(
                 "UPDATE jobs SET state = 'cancelled', code = 'cancelled', finished = ?, "
                 "reason = 'cancelled while it waited' WHERE id = ? AND state = 'queued'",
                 (self._now(), job_id),
             )
+            if _is_one(ended):
+                self._post(db, _get(db, job_id))
             db.execute("UPDATE jobs SET cancel_asked = 1 WHERE id = ? AND state = 'running'", (job_id,))
             return _get(db, job_id)
 
@@ -167,12 +174,18 @@ class JobQueue:
                 (self._now(), reason, limit, limit),
             )
             db.execute("UPDATE jobs SET state = 'queued', started = NULL WHERE state = 'running'")
-            return [_get(db, job_id) for job_id in ids]
+            jobs = [_get(db, job_id) for job_id in ids]
+            self._post(db, *(job for job in jobs if job.state.is_final))
+            return jobs
 
     def get(self, job_id: str) -> Job:
         """Raises UnknownJob."""
         rows = self.database.rows("SELECT * FROM jobs WHERE id = ?", job_id)
         return _to_job(rows[0]) if rows else _unknown(job_id)
+
+    def knows(self, job_id: str) -> bool:
+        """Whether a job of that id is here, in whatever state."""
+        return bool(self.database.rows("SELECT 1 FROM jobs WHERE id = ?", job_id))
 
     def list(self, *states: JobState, limit: int = 100) -> Jobs:
         """Jobs in one of these states (none given: all): running, then waiting by turn, then newest."""
@@ -211,6 +224,13 @@ class JobQueue:
         )
         return [row["seconds"] for row in rows]
 
+    def newest_done(self) -> Job | None:
+        """The last job that became a picture; None without any."""
+        rows = self.database.rows(
+            "SELECT * FROM jobs WHERE state = 'done' ORDER BY finished DESC, seq DESC LIMIT 1"
+        )
+        return _to_job(rows[0]) if rows else None
+
     def unannounced(self) -> Jobs:
         """Finished jobs that nobody was told about yet, oldest first."""
         rows = self.database.rows(f"SELECT * FROM jobs WHERE announced = 0 AND {_FINAL} ORDER BY seq")
@@ -237,22 +257,55 @@ class JobQueue:
         self.database.close()
 
     def _expire(self, db: sqlite3.Connection) -> None:
-        db.execute(
+        rows = db.execute(
             "UPDATE jobs SET state = 'failed', code = 'expired', finished = ?, "
-            "reason = 'its deadline passed while it waited' WHERE state = 'queued' AND deadline < ?",
+            "reason = 'its deadline passed while it waited' WHERE state = 'queued' AND deadline < ? "
+            "RETURNING id",
             (self._now(), self._now()),
-        )
+        ).fetchall()
+        self._post(db, *(_get(db, row["id"]) for row in rows))
+
+    def _bury_unreadable(self, db: sqlite3.Connection) -> None:
+        """Waiting jobs at the head of the queue that a flipped bit made unreadable fail, with a reason."""
+        while row := db.execute(f"SELECT * FROM jobs WHERE {_WAITING} LIMIT 1").fetchone():
+            if _request_of(row) is not None:
+                return
+            db.execute(
+                "UPDATE jobs SET state = 'failed', code = 'damaged', finished = ?, "
+                "reason = 'its record on the disk was damaged: ask again' WHERE seq = ?",
+                (self._now(), row["seq"]),
+            )
+            self._post(db, _get(db, row["id"]))
+
+    def restore(self, jobs: Jobs) -> int:
+        """Bring back done jobs that a lost file knew, as told already. Known ids stay; how many came back."""
+        rows = [
+            (j.id, _dump(j.request), j.request.priority, j.created, j.finished, j.seconds, j.seed, j.picture)
+            for j in jobs
+        ]
+        with self.database.transaction() as db:
+            return db.executemany(
+                "INSERT OR IGNORE INTO jobs (id, request, priority, created, finished, seconds, seed, "
+                "picture, state, attempts, announced) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'done', 1, 1)",
+                rows,
+            ).rowcount
 
     def _end(self, job: Job, state: str, **columns: object) -> bool:
         assignments = "".join(f", {name} = ?" for name in columns)
         with self.database.transaction() as db:
-            return _is_one(
-                db.execute(
-                    f"UPDATE jobs SET state = ?, finished = ?{assignments} "
-                    "WHERE id = ? AND state = 'running' AND attempts = ?",
-                    (state, self._now(), *columns.values(), job.id, job.attempts),
-                )
+            ended = db.execute(
+                f"UPDATE jobs SET state = ?, finished = ?{assignments} "
+                "WHERE id = ? AND state = 'running' AND attempts = ?",
+                (state, self._now(), *columns.values(), job.id, job.attempts),
             )
+            if _is_one(ended):
+                self._post(db, _get(db, job.id))
+            return _is_one(ended)
+
+    def _post(self, db: sqlite3.Connection, *jobs: Job) -> None:
+        if self._outbox is not None:
+            for job in jobs:
+                self._outbox.post(db, job)
 
 
 def _is_one(cursor: sqlite3.Cursor) -> bool:
@@ -277,9 +330,20 @@ def _unknown(job_id: str) -> Job:
 
 
 def _to_job(row: sqlite3.Row) -> Job:
+    """The job of a row; what a flipped bit made unreadable is said to be so."""
     columns = ("created", "attempts", "started", "finished", "seconds", "seed", "picture", "code", "reason")
+    state = row["state"] if row["state"] in tuple(JobState) else JobState.FAILED
     return Job(
-        request=JobRequest(**json.loads(row["request"])),
-        state=JobState(row["state"]),
+        request=_request_of(row) or JobRequest(str(row["id"]), "(its record was damaged)"),
+        state=JobState(state),
         **{name: row[name] for name in columns},
     )
+
+
+def _request_of(row: sqlite3.Row) -> JobRequest | None:
+    """None: a flipped bit made it unreadable."""
+    try:
+        request = JobRequest(**json.loads(row["request"]))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return request if request.id == row["id"] and isinstance(request.prompt, str) else None

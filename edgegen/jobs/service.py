@@ -16,10 +16,13 @@ from typing import Any
 
 from .. import __version__
 from ..errors import EdgegenError
+from .database import SET_ASIDE, set_fact
+from .diskspace import DiskReserve
 from .eta import StepClock, mean_seconds
 from .events import JobEvent
 from .gallery import Gallery, Publishable
 from .job import Job, JobRequest, JobState
+from .outbox import outbox_counts
 from .queue import JobQueue
 
 log = logging.getLogger(__name__)
@@ -40,9 +43,14 @@ class JobService:
     """
 
     def __init__(
-        self, queue: JobQueue, gallery: Gallery | None = None, monotonic: Callable[[], float] = time.monotonic
+        self,
+        queue: JobQueue,
+        gallery: Gallery | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        reserve: DiskReserve | None = None,
     ):
         self._queue = queue
+        self._reserve = reserve
         self._gallery = gallery
         self._monotonic = monotonic
         self._lock = threading.RLock()
@@ -57,9 +65,12 @@ class JobService:
 
         Raises:
             QueueFull: as many jobs wait as may.
+            DiskFull: the disk's reserve is reached.
             StorageError: it could not be written; the job does not exist.
         """
         with self._lock:
+            if self._reserve is not None and not self._queue.knows(request.id):
+                self._reserve.admit()
             enqueued = self._queue.enqueue(request)
             if enqueued.is_new:
                 self._outbox.append(self._queued_event(enqueued.job))
@@ -95,14 +106,22 @@ class JobService:
         """Seconds until its picture, from how long recent jobs took; None without ground for a guess."""
         return self._eta_s(self.place(job_id))
 
-    def picture(self, job_id: str, max_bytes: int) -> Publishable | None:
-        """The bytes to send of a done job's picture, None when there are none of at most `max_bytes`.
+    def picture(self, job: Job, max_bytes: int) -> Publishable | None:
+        """The bytes to send of a done job's picture, None when there are none of at most `max_bytes`."""
+        return self._gallery.publishable(job.picture, max_bytes) if job.picture and self._gallery else None
 
-        Raises:
-            UnknownJob: no job has that id.
-        """
-        name = self.job(job_id).picture
-        return self._gallery.publishable(name, max_bytes) if name and self._gallery else None
+    def newest_done(self) -> Job | None:
+        """The last job that became a picture; None without any."""
+        return self._queue.newest_done()
+
+    def noted(self, name: str) -> str | None:
+        """Something small that a front end noted, this time or before a restart."""
+        return self._queue.database.fact(name)
+
+    def note(self, name: str, value: str) -> None:
+        """Keep something small over a restart. Raises StorageError."""
+        with self._queue.database.transaction() as db:
+            set_fact(db, name, value)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have `listener(event)` called for every event; returns what ends that."""
@@ -154,12 +173,14 @@ class JobService:
         return jobs
 
     def status(self) -> dict[str, Any]:
-        """Counts by state, the running job and its step, and this version, ready for JSON."""
+        """Counts by state, the running job and its step, what waits for a broker, and this version."""
         running = self._running
         return {
             "version": __version__,
             "jobs": {state.value: count for state, count in self.counts().items()},
             "running": {"id": running.job.id, "step": running.step} if running else None,
+            "outbox": outbox_counts(self._queue.database),
+            "database_lost": self._queue.database.fact(SET_ASIDE),
         }
 
     def _clock_of(self, job_id: str, step: int) -> StepClock | None:

@@ -13,14 +13,17 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from ..engine.metadata import read_metadata
 from ..errors import EdgegenError
 from ..settings import MqttSettings, Settings
 from .configfile import data_dir, database_path, gallery_dir, pack_dirs, socket_path
 from .enginelock import engine_lock
 from .gallery import SUFFIXES, Gallery
 from .link import EngineLink
+from .outbox import result_outbox
 from .queue import JobQueue
 from .renderer import PipelineRenderer
+from .restore import restore_jobs
 from .sdnotify import SystemdNotifier
 from .wakeup import StopRequest, Wakeup
 from .wire import Message
@@ -48,9 +51,10 @@ def run_engine(settings: Settings) -> int:
 def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
     """Puts the parts together, top to bottom, and takes them apart again. Needs the engine's lock."""
     notifier = SystemdNotifier()
-    queue = JobQueue(database_path(settings.node), settings.queue)
+    queue = JobQueue(database_path(settings.node), settings.queue, outbox=result_outbox(settings.mqtt))
     gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
     tidy_up(queue, gallery)
+    restore_jobs(queue, gallery, settings.limits, read_metadata, settings.queue.keep_finished)
     link = EngineLink(socket_path(settings.node), lambda message: obey(message, wakeup, stop))
     worker = Worker(
         queue,
@@ -80,6 +84,9 @@ def tidy_up(queue: JobQueue, gallery: Gallery) -> None:
     new, missing = gallery.reindex()
     if new or missing:
         log.warning("the gallery's index was mended: %d pictures found, %d gone", new, missing)
+    if half := gallery.sweep():
+        log.warning("the gallery was swept: %d half-written files are gone", half)
+    gallery.apply_retention()
 
 
 def obey(message: Message, wakeup: Wakeup, stop: StopRequest) -> None:

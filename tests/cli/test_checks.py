@@ -6,6 +6,7 @@ import pytest
 
 from edgegen.cli import checks
 from edgegen.cli.machine import Roots
+from edgegen.jobs.database import Database
 
 
 @pytest.fixture
@@ -71,9 +72,35 @@ def test_folder_that_nobody_may_write_into():
 
 def test_disk_of_this_machine(tmp_path):
     assert "MB free" in checks.check_disk(tmp_path).message
+    refused = checks.check_disk(tmp_path, reserve_mb=10**9)
+    assert refused.state == "bad"
+    assert "new jobs are refused under gallery.reserve_mb, 1000000000" in refused.message
 
 
 def test_packages_of_this_environment():
     found = checks.check_packages()
     assert "onnxruntime 1." in found.message
     assert "missing" not in found.message
+
+
+def test_the_database_is_looked_at_and_left_alone(tmp_path):
+    path = tmp_path / "edgegen.db"
+    assert checks.check_database(path).message == f"{path} will be made"
+    Database(path).close()
+    assert checks.check_database(path).state == "ok"
+    path.write_bytes(b"no database at all " * 100)
+    found = checks.check_database(path)
+    assert found.state == "bad"
+    assert "start the daemon" in found.advice
+    assert path.read_bytes().startswith(b"no database"), "looking mends nothing"
+    Database(path).close()
+    found = checks.check_database(path)
+    assert found.state == "warn"
+    assert "the damaged file is kept as edgegen.db.damaged-" in found.message
+
+
+def test_a_database_that_cannot_be_opened_is_not_called_damaged(tmp_path):
+    (tmp_path / "edgegen.db").mkdir()
+    found = checks.check_database(tmp_path / "edgegen.db")
+    assert found.state == "warn"
+    assert "read it and its folder" in found.advice

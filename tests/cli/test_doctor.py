@@ -25,8 +25,8 @@ def test_a_healthy_device(device):
     assert result.exit_code == 0, told
     names = [check["name"] for check in told["checks"]]
     assert names == [
-        "config", "board", "temperature", "throttling", "python", "packages", "clock", "disk", "data_dir",
-        "gallery", "run_dir", "provider", "pack", "memory", "daemon", "broker", "pins",
+        "config", "board", "temperature", "throttling", "python", "packages", "clock", "disk", "database",
+        "data_dir", "gallery", "run_dir", "provider", "pack", "memory", "daemon", "broker", "pins",
     ]  # fmt: skip
     assert told["ok"] is True
     assert all(check["state"] in ("ok", "warn") for check in told["checks"])

@@ -6,13 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from edgegen.errors import StorageError
+from edgegen.errors import DiskFull, StorageError
 from edgegen.jobs.gallery import Gallery
+from edgegen.pack import replace_file
 from edgegen.settings import GallerySettings
+from tests.support import small_disk
+
+DAY_S = 86_400
+IN_2026 = 1_780_000_000.0
 
 
 def saver(size: int = 10):
     return lambda path: path.write_bytes(b"x" * size)
+
+
+def durable_saver(size: int):
+    return lambda path: replace_file(path, b"x" * size)
 
 
 @pytest.fixture
@@ -64,6 +73,82 @@ def test_the_oldest_go_by_size_but_the_newest_stays(make):
     huge = gallery.store("d", saver(2_000_000))
     assert gallery.names() == [huge.name]
     assert not third.exists()
+
+
+def test_the_oldest_go_by_age(make, clock):
+    gallery = make(max_days=10)
+    unset = gallery.store("unset", saver())  # the clock stands in 1970: its age is unknown
+    clock.seconds = IN_2026
+    old = gallery.store("old", saver())
+    clock.seconds += 8 * DAY_S
+    young = gallery.store("young", saver())
+    clock.seconds += 5 * DAY_S
+    assert gallery.apply_retention() == 1
+    assert [p.exists() for p in (unset, old, young)] == [True, False, True]
+    clock.seconds = 0.0
+    assert gallery.apply_retention() == 0, "a clock that lost its time makes nothing old"
+    clock.seconds = IN_2026 + 1000 * DAY_S
+    assert gallery.apply_retention() == 0, "the newest stays, however old"
+
+
+def test_making_room_takes_the_oldest_and_never_the_newest(make):
+    gallery = make()
+    paths = [gallery.store(f"{number}", saver(1000)) for number in range(4)]
+    assert gallery.make_room(1500) == 2000
+    assert [p.exists() for p in paths] == [False, False, True, True]
+    assert gallery.make_room(10**9) == 1000
+    assert gallery.names() == [paths[3].name]
+    assert gallery.make_room(1) == 0
+
+
+def test_a_full_disk_leaves_nothing_half_written(make, tmp_path):
+    with small_disk(tmp_path / "gallery", 1) as folder:
+        gallery = make()
+        gallery.store("a", durable_saver(600_000))
+        with pytest.raises(DiskFull, match="the disk is full: free some space, or set gallery"):
+            gallery.store("b", durable_saver(600_000))
+        with pytest.raises(DiskFull):
+            gallery.store("c", saver(600_000))
+        assert [p.name[-6:] for p in folder.iterdir()] == ["-a.png"]
+        assert len(gallery.names()) == 1
+        with pytest.raises(DiskFull):
+            gallery.write_publish_copy(gallery.names()[0], b"x" * 600_000, ".webp")
+        assert list((folder / ".publish").iterdir()) == []
+
+
+def test_on_a_full_disk_the_oldest_make_room(make, tmp_path, caplog):
+    with small_disk(tmp_path / "gallery", 1) as folder:
+        gallery = make(make_room=True)
+        for job_id in ("a", "b"):
+            gallery.store(job_id, durable_saver(400_000))
+        kept = gallery.store("c", durable_saver(400_000))
+        assert gallery.names()[0] == kept.name
+        assert not list(folder.glob("*-a.png"))
+        assert "the disk is full: the 1 oldest pictures go" in caplog.text
+        with pytest.raises(DiskFull):
+            gallery.store("huge", durable_saver(2_000_000))
+
+
+def test_a_row_that_cannot_be_written_takes_its_file_back(make, queue):
+    gallery = make()
+    with queue.database.transaction() as db:
+        db.execute("CREATE TRIGGER no BEFORE INSERT ON pictures BEGIN SELECT RAISE(ABORT, 'no'); END")
+    with pytest.raises(StorageError):
+        gallery.store("a", saver())
+    assert list(gallery.folder.iterdir()) == []
+
+
+def test_sweeping_removes_what_a_power_cut_left_half_written(make):
+    gallery = make()
+    kept = gallery.store("a", saver())
+    gallery.write_publish_copy(kept.name, b"webp", ".webp")
+    (gallery.folder / ".20260101-000002-b.png.x7_k2").write_bytes(b"half")
+    (gallery.folder / ".publish/20260101-000002-b.webp.part").write_bytes(b"half")
+    (gallery.folder / ".hidden").write_bytes(b"somebody else's")
+    assert gallery.sweep() == 2
+    left = {p.name for p in (*gallery.folder.iterdir(), *(gallery.folder / ".publish").iterdir())}
+    assert left == {kept.name, f"{kept.stem}.webp", ".hidden", ".publish"}
+    assert make().sweep() == 0
 
 
 def test_reindex_mends_what_a_power_cut_left(make):

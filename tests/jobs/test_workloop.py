@@ -16,6 +16,7 @@ from edgegen.jobs.wakeup import StopRequest, Wakeup
 from edgegen.jobs.worker import publish_copier
 from edgegen.jobs.workloop import Worker
 from edgegen.settings import MqttSettings
+from tests.support import small_disk
 
 from .conftest import request
 from .test_hub import eventually
@@ -128,6 +129,21 @@ def test_no_failure_ends_the_worker(run, queue, painter, error, code, reason):
     assert (bad.state, bad.code, bad.reason) == (JobState.FAILED, code, reason)
     assert queue.get("good").state == JobState.DONE
     assert painter.unloads == (code == "out_of_memory")
+
+
+def test_a_full_disk_fails_the_job_with_a_reason_and_the_next_one_works(run, queue, tmp_path):
+    with small_disk(tmp_path / "gallery", 1) as folder:
+        (folder / "hog").write_bytes(b"x" * 1024 * 1024)
+        queue.enqueue(request("full"))
+        run()
+        (folder / "hog").unlink()
+        queue.enqueue(request("room"))
+        run()
+        full = queue.get("full")
+        assert (full.state, full.code) == (JobState.FAILED, "disk_full")
+        assert full.reason.endswith("the disk is full: free some space, or set gallery.make_room")
+        assert queue.get("room").state == JobState.DONE
+        assert [p.name for p in folder.iterdir()] == [queue.get("room").picture]
 
 
 def test_cancel_is_honoured_within_a_step(run, queue, painter, said):

@@ -15,6 +15,7 @@ from .messages import Outgoing, picture_type
 
 CONNECT_TIMEOUT_S = 5.0
 RECEIVE_MAXIMUM = 20
+FLEET_RECEIVE_MAXIMUM = 1  # a device that is slow to commit leaves the next job to the others
 
 
 def make_client(settings: MqttSettings, client_id: str, will: Outgoing) -> paho.Client:
@@ -59,21 +60,27 @@ def read_password(path: Path | None) -> str | None:
     return lines[0] if lines else ""
 
 
-def publish_properties(message: Outgoing, payload: bytes) -> Properties:
-    """MQTT 5 properties of a message: its type, whether it is text, and whom it answers."""
+def publish_properties(message: Outgoing, payload: bytes, expiry_s: int = 0) -> Properties:
+    """MQTT 5 properties of a message: its type, whether it is text, whom it answers, how long it is news.
+
+    Args:
+        expiry_s: seconds that a message which expires may wait at the broker; 0: for ever.
+    """
     properties = Properties(PacketTypes.PUBLISH)
     properties.ContentType = message.content_type or picture_type(payload)
     if message.content_type is not None:
         properties.PayloadFormatIndicator = 1  # UTF-8
     if message.correlation is not None:
         properties.CorrelationData = message.correlation
+    if message.expires and expiry_s:
+        properties.MessageExpiryInterval = expiry_s
     return properties
 
 
 def _connect_properties(settings: MqttSettings) -> Properties:
     properties = Properties(PacketTypes.CONNECT)
     properties.SessionExpiryInterval = settings.session_expiry_s
-    properties.ReceiveMaximum = RECEIVE_MAXIMUM
+    properties.ReceiveMaximum = FLEET_RECEIVE_MAXIMUM if settings.fleet else RECEIVE_MAXIMUM
     # Somewhat too large a command is refused with a reason; far too large never reaches our memory.
     properties.MaximumPacketSize = max(4 * settings.max_payload, 1 << 20)
     return properties

@@ -40,6 +40,7 @@ class Connection:
 
     Args:
         topics: subscribed at QoS 1 on every CONNACK; with retained messages flagged as such.
+        unwanted: unsubscribed before that: a session of an earlier configuration may still hold them.
         will: what the broker says when we vanish.
         on_message: gets every message on our network thread; acknowledges by `acknowledge`.
         on_up: called whenever connected and subscribed, before anything of the outbox is sent.
@@ -55,8 +56,11 @@ class Connection:
         on_message: Callable[[paho.MQTTMessage], object],
         on_up: Callable[[], object],
         rng: random.Random,
+        unwanted: tuple[str, ...] = (),
     ):
         self._topics = topics
+        self._unwanted = unwanted
+        self._expiry_s = settings.status_expiry_s
         self._outbox = outbox
         self._on_message_of_owner = on_message
         self._on_up = on_up
@@ -174,6 +178,8 @@ class Connection:
             self._up_since = time.monotonic()
             self._max_packet = getattr(properties, "MaximumPacketSize", None)
             self._receive_maximum = getattr(properties, "ReceiveMaximum", WINDOW)
+            if self._unwanted:
+                client.unsubscribe(list(self._unwanted))
             # retainAsPublished: a command sent with the retain flag shows it, and is refused.
             options = SubscribeOptions(
                 qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
@@ -260,7 +266,7 @@ class Connection:
         try:
             payload = message.payload() if callable(message.payload) else message.payload
             if payload is not None and self._fits(message.topic, payload):
-                properties = publish_properties(message, payload)
+                properties = publish_properties(message, payload, self._expiry_s)
                 info = self._client.publish(message.topic, payload, message.qos, message.retain, properties)
                 mid = info.mid if message.qos else None
         except Exception:

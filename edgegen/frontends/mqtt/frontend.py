@@ -11,11 +11,14 @@ import paho.mqtt.client as paho
 
 from ...errors import BadRequest, EdgegenError, Problem, StorageError, UnknownJob
 from ...jobs.events import JobEvent
-from ...jobs.job import JOB_ID, Job, JobRequest, parse_request, peek_identity
+from ...jobs.job import JOB_ID, Job, JobRequest, JobState, parse_request, peek_identity
+from ...jobs.outbox import OutboxReader
 from ...jobs.service import JobService, new_job_id
 from ...settings import LimitSettings, MqttSettings
 from . import messages
 from .connection import Connection
+from .courier import Courier
+from .home import Home
 from .messages import JSON, Command, Outgoing
 from .outbox import Outbox
 from .throttle import ProgressThrottle
@@ -32,6 +35,8 @@ class MqttFrontend:
         service: takes jobs and tells of their events.
         limits: bounds of what a job may ask for.
         read_picture: a done job's picture as it should be published; None when it is gone.
+        results: the ends of jobs that the broker must hear of.
+        read_temperature: the CPU's, in °C; None where the machine does not tell.
     Raises:
         ConfigError: the password or CA file cannot be read.
     """
@@ -43,6 +48,8 @@ class MqttFrontend:
         service: JobService,
         limits: LimitSettings,
         read_picture: Callable[[Job], bytes | None],
+        results: OutboxReader,
+        read_temperature: Callable[[], float | None] = lambda: None,
         now: Callable[[], float] = time.time,
         redelivery_delay_s: float = REDELIVERY_DELAY_S,
         rng: random.Random | None = None,
@@ -56,17 +63,43 @@ class MqttFrontend:
         self._redelivery_delay_s = redelivery_delay_s
         self._throttle = ProgressThrottle()
         self._last: Job | None = None
+        self._owes_meta = False
         self._unsubscribe: Callable[[], None] | None = None
         self._outbox = Outbox()
+        self._courier = Courier(results, self._result, self._outbox.put, self._note_told)
+        self._home = Home(
+            settings,
+            self.topics,
+            service,
+            limits,
+            self._outbox.put,
+            lambda: self._outbox.put(self._availability("online")),
+            read_temperature,
+        )
+        # What was switched off is handled too: a session of ours may still hold messages of it.
+        home = self._home.handlers if self._home.is_on else {}
+        self._handlers: dict[str, Callable[[Command], object]] = {
+            self.topics.generate: self._generate,
+            self.topics.cancel: self._cancel,
+            self.topics.fleet_generate: self._generate,
+            **home,
+        }
+        wanted = {
+            self.topics.generate: True,
+            self.topics.cancel: True,
+            self.topics.fleet_share: settings.fleet,
+            **dict.fromkeys(self._home.handlers, self._home.is_on),
+        }
         self._connection = Connection(
             settings,
             settings.client_id or f"edgegen-{node_name}",
-            (self.topics.generate, self.topics.cancel),
+            tuple(topic for topic, is_on in wanted.items() if is_on),
             self._availability("offline"),
             self._outbox,
             self._on_message,
             self._announce,
             rng or random.Random(),
+            tuple(topic for topic, is_on in wanted.items() if not is_on),
         )
 
     @property
@@ -75,7 +108,11 @@ class MqttFrontend:
 
     def start(self) -> None:
         """Listen to jobs and begin to connect; a broker that is away is tried again for ever."""
+        if not self._courier.holds_picture():
+            self._last = self._service.newest_done()
         self._unsubscribe = self._service.subscribe(self._on_event)
+        self._courier.start()
+        self._home.start()
         self._connection.start()
 
     def close(self) -> None:
@@ -83,12 +120,14 @@ class MqttFrontend:
         if self._unsubscribe:
             self._unsubscribe()
             self._unsubscribe = None
+        self._home.close()
+        self._courier.close()
         self._connection.close(self._availability("offline"))
 
     # Commands in: on the network thread
 
     def _on_message(self, message: paho.MQTTMessage) -> None:
-        handle = {self.topics.generate: self._generate, self.topics.cancel: self._cancel}.get(message.topic)
+        handle = self._handlers.get(message.topic)
         if handle is None:
             log.warning("message on %s, which we did not ask for", message.topic)
         else:
@@ -155,26 +194,49 @@ class MqttFrontend:
 
     def _on_event(self, event: JobEvent) -> None:
         job = event.job
-        if event.kind == "running":
-            if not self._throttle.passes(job.id, event.step, event.steps, time.monotonic()):
-                return
-        else:
+        if job.state.is_final:
             self._throttle.forget(job.id)
-        self._tell(event, job.request)
-        if event.kind == "done":
-            self._last = job
-            self._put(self._last_picture(job))
+            self._courier.fetch(job)
+        elif event.kind != "running":
+            self._throttle.forget(job.id)
+            self._tell(event, job.request)
+        elif self._throttle.passes(job.id, event.step, event.steps, time.monotonic()):
+            self._tell(event, job.request)
+        self._home.on_event(event)
 
     def _tell(self, event: JobEvent, request: JobRequest) -> None:
+        self._put(self._status(event, request))
+
+    def _status(self, event: JobEvent, request: JobRequest) -> list[Outgoing]:
         status = messages.status_of(event, self.topics)
         correlation = bytes.fromhex(request.correlation) if request.correlation else None
-        self._put(messages.status_messages(status, self.topics, request.response_topic, correlation))
+        return messages.status_messages(status, self.topics, request.response_topic, correlation)
+
+    def _result(self, job: Job, with_picture: bool) -> list[Outgoing]:
+        """What the courier carries: the final status, and a done job's picture."""
+        status = self._status(JobEvent(job.state.value, job), job.request)
+        return status + (self._last_picture(job) if with_picture and job.state == JobState.DONE else [])
+
+    def _note_told(self, job: Job) -> None:
+        if job.state != JobState.DONE or self._courier.holds_picture():
+            return  # a newer picture follows
+        self._last = job
+        if self._owes_meta:
+            self._owes_meta = False
+            self._outbox.put(self._last_picture(job)[0])
 
     def _announce(self) -> None:
-        """After every CONNACK: a broker that lost its memory gets it back."""
-        if self._last is not None:
-            self._put(self._last_picture(self._last))
+        """After every CONNACK: a broker that lost its memory gets it back.
+
+        While a picture is on its way the last one is not sent again: it would take the new one's place.
+        """
+        if self._courier.holds_picture():
+            self._owes_meta = True
+        elif self._last is not None:
+            for message in reversed(self._last_picture(self._last)):
+                self._outbox.put(message, first=True)
         self._outbox.put(self._availability("online"), first=True)
+        self._home.announce()
 
     def _last_picture(self, job: Job) -> list[Outgoing]:
         meta = messages.to_json(messages.meta_of(job))

@@ -39,6 +39,9 @@ class Outgoing:
     Attributes:
         payload: bytes, or what makes them when it is this message's turn (None: send nothing).
         qos: 1 is kept until the broker has it; 0 is dropped while the broker is away.
+        is_intermediate: a later message about the same job says more; the first to go when too many wait.
+        expires: a status that nobody fetched for `mqtt.status_expiry_s` is not worth delivering.
+        on_sent: called once when the broker has acknowledged it, or it was found that it cannot be sent.
     """
 
     topic: str
@@ -47,10 +50,15 @@ class Outgoing:
     retain: bool = False
     content_type: str | None = None
     correlation: bytes | None = None
+    is_intermediate: bool = False
+    expires: bool = False
+    on_sent: Callable[[], object] | None = None
 
     @property
     def slot(self) -> str | None:
         """Of waiting messages with the same slot only the newest is worth sending."""
+        if self.on_sent is not None:
+            return None  # somebody waits for this very one
         return self.topic if self.retain or self.qos == 0 else None
 
 
@@ -148,9 +156,18 @@ def status_messages(
     Progress goes with QoS 0: the next one tells the same better.
     """
     qos = 0 if status["state"] == "running" else 1
+    is_intermediate = status["state"] in ("queued", "running")
     places = [topics.status(status["id"])] + ([response_topic] if response_topic else [])
     return [
-        Outgoing(place, to_json(status), qos=qos, content_type=JSON, correlation=correlation)
+        Outgoing(
+            place,
+            to_json(status),
+            qos=qos,
+            content_type=JSON,
+            correlation=correlation,
+            is_intermediate=is_intermediate,
+            expires=True,
+        )
         for place in places
     ]
 

@@ -29,8 +29,9 @@ class Outbox:
         self._changed = threading.Condition()
         self._waiting: OrderedDict[object, Outgoing] = OrderedDict()
         self._ticket = count()
-        self._in_flight: set[int] = set()
+        self._in_flight: dict[int, Outgoing] = {}
         self._early: set[int] = set()
+        self._popped: Outgoing | None = None
         self._window = WINDOW
         self._is_sending = self._is_open = self._is_closed = False
 
@@ -85,25 +86,29 @@ class Outbox:
             if not self._may_send():
                 return None
             self._is_sending = True
-            return self._waiting.popitem(last=False)[1]
+            self._popped = self._waiting.popitem(last=False)[1]
+            return self._popped
 
     def sent(self, mid: int | None) -> None:
         """The popped message is with paho as `mid`, or is done with (None)."""
         with self._changed:
-            if mid is not None and mid not in self._early:
-                self._in_flight.add(mid)
+            message, self._popped = self._popped, None
+            if mid is not None and mid not in self._early and message is not None:
+                self._in_flight[mid] = message
+                message = None
             self._early.clear()
             self._is_sending = False
             self._changed.notify_all()
+        _tell_owner(message)
 
     def acknowledged(self, mid: int) -> None:
         """The broker has it; this may come before `sent` does."""
         with self._changed:
-            if mid in self._in_flight:
-                self._in_flight.discard(mid)
-            elif self._is_sending:
+            message = self._in_flight.pop(mid, None)
+            if message is None and self._is_sending:
                 self._early.add(mid)
             self._changed.notify_all()
+        _tell_owner(message)
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until all is with the broker; False when it is not in time or the broker is away."""
@@ -112,7 +117,9 @@ class Outbox:
             return self._is_empty()
 
     def _drop_oldest(self) -> None:
-        key = next((key for key, message in self._waiting.items() if not message.retain), None)
+        """What says least goes first; never what somebody waits for, or the newest of a retained topic."""
+        loose = [key for key, message in self._waiting.items() if not (message.retain or message.on_sent)]
+        key = next((key for key in loose if self._waiting[key].is_intermediate), next(iter(loose), None))
         if key is not None:
             dropped = self._waiting.pop(key)
             log.error("more than %d messages wait: dropped the one for %s", self._capacity, dropped.topic)
@@ -122,3 +129,9 @@ class Outbox:
 
     def _is_empty(self) -> bool:
         return not (self._waiting or self._in_flight or self._is_sending)
+
+
+def _tell_owner(message: Outgoing | None) -> None:
+    """Outside our lock, for the owner may put the next message in."""
+    if message is not None and message.on_sent is not None:
+        message.on_sent()

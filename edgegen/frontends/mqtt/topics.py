@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 MAX_TOPIC_BYTES = 512
 _COMMANDS = ("generate", "cancel")
-_OURS = ("availability", "last")
+_OURS = ("availability", "last", "home")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,16 @@ class Topics:
         return f"{self.base}/{self.node}/cancel"
 
     @property
+    def fleet_generate(self) -> str:
+        """Where commands for whichever device is free arrive."""
+        return f"{self.base}/fleet/generate"
+
+    @property
+    def fleet_share(self) -> str:
+        """What a device subscribes to for its share of them: the broker gives each to one device."""
+        return f"$share/edgegen/{self.fleet_generate}"
+
+    @property
     def availability(self) -> str:
         return f"{self.base}/{self.node}/availability"
 
@@ -35,6 +45,18 @@ class Topics:
     @property
     def last_image(self) -> str:
         return f"{self.base}/{self.node}/last/image"
+
+    @property
+    def home_state(self) -> str:
+        return f"{self.base}/{self.node}/home/state"
+
+    @property
+    def home_update(self) -> str:
+        return f"{self.base}/{self.node}/home/update"
+
+    def home_command(self, key: str) -> str:
+        """Where Home Assistant says what one of its entities shall do."""
+        return f"{self.base}/{self.node}/home/{key}/set"
 
     def status(self, job_id: str) -> str:
         return f"{self.base}/{self.node}/job/{job_id}/status"
@@ -53,5 +75,5 @@ class Topics:
         if not topic.startswith(f"{self.base}/"):
             return f"must be below {self.base}/"
         if levels[-1] in _COMMANDS or any(level in _OURS for level in levels):
-            return "must not be a command, availability or last/... topic of a device"
+            return "must not be a command, availability, last/... or home/... topic of a device"
         return None

@@ -15,6 +15,7 @@ from paho.mqtt.properties import Properties
 from edgegen.errors import StorageError
 from edgegen.frontends.mqtt import MqttFrontend
 from edgegen.jobs.job import Job, JobRequest
+from edgegen.jobs.outbox import OutboxReader, ResultOutbox
 from edgegen.jobs.queue import JobQueue
 from edgegen.jobs.service import JobService
 from edgegen.settings import LimitSettings, MqttSettings
@@ -41,13 +42,19 @@ class Phone:
         self.heard: list[paho.MQTTMessage] = []
         self._ready = threading.Event()
         self.client = paho.Client(CallbackAPIVersion.VERSION2, protocol=protocol)
-        self.client.on_connect = lambda *_: self.client.subscribe("edgegen/#", qos=1)
+        self._topics = ["edgegen/#"]
+        self.client.on_connect = lambda *_: self.client.subscribe([(topic, 1) for topic in self._topics])
         self.client.on_subscribe = lambda *_: self._ready.set()
         self.client.on_message = lambda _client, _userdata, message: self.heard.append(message)
         self.client.reconnect_delay_set(1, 1)
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
         assert self._ready.wait(WAIT_S), "the phone could not subscribe"
+
+    def follow(self, topic: str) -> None:
+        """Listen there too, over reconnects as well."""
+        self._topics.append(topic)
+        self.client.subscribe(topic, 1)
 
     def send(self, topic: str, payload: Any, retain: bool = False, qos: int = 1, **properties: Any) -> None:
         """Publish (a dictionary as JSON) and wait until the broker has it."""
@@ -83,13 +90,22 @@ class Phone:
 class House:
     """A device: a real queue and service behind the MQTT front end, the engine played by the test."""
 
-    def __init__(self, folder: Path, port: int, **mqtt: Any):
-        self.queue = FlakyQueue(folder / "edgegen.db")
-        self.service = JobService(self.queue)
+    def __init__(self, folder: Path, port: int, node: str = "shop", **mqtt: Any):
+        self.folder = folder
         settings = MqttSettings(enabled=True, host="127.0.0.1", port=port, keepalive_s=5, **mqtt)
+        self.queue = FlakyQueue(folder / "edgegen.db", outbox=ResultOutbox(settings))
+        self.service = JobService(self.queue)
         self.picture: bytes | None = PICTURE
+        self.temperature: float | None = 51.5
         self.frontend = MqttFrontend(
-            settings, "shop", self.service, LimitSettings(), self._read_picture, redelivery_delay_s=0.2
+            settings,
+            node,
+            self.service,
+            LimitSettings(),
+            self._read_picture,
+            OutboxReader(self.queue.database),
+            lambda: self.temperature,
+            redelivery_delay_s=0.2,
         )
         self.frontend.start()
 
@@ -118,8 +134,8 @@ class House:
 def make_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
     houses: list[House] = []
 
-    def make(port: int, wait: bool = True, **mqtt: Any) -> House:
-        houses.append(House(tmp_path, port, **mqtt))
+    def make(port: int, wait: bool = True, node: str = "shop", **mqtt: Any) -> House:
+        houses.append(House(tmp_path / node, port, node, **mqtt))
         if wait:
             houses[-1].wait_connected()
         return houses[-1]

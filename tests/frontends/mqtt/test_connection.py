@@ -1,5 +1,6 @@
 """Brokers go and come back; nothing is lost."""
 
+import json
 import logging
 import shutil
 import socket
@@ -46,6 +47,39 @@ def test_a_broker_that_comes_back_is_found_again(broker, house, phone, make_phon
     late.wait_message("edgegen/shop/last/image", PICTURE)
     phone.send(GENERATE, {"id": "a2", "prompt": "a red apple"})
     phone.wait_status(id="a2", state="queued")
+
+
+def test_results_wait_in_the_database_for_the_broker(broker, make_house, make_phone):
+    """The front ends while results wait; the next one tells them, each once, the newest picture only."""
+    first = make_house(broker.port)
+    broker.stop()
+    wait_for(lambda: not first.frontend.is_connected, "the loss is noticed")
+    for job_id in ("a1", "a2", "a3"):
+        first.service.submit(JobRequest(id=job_id, prompt="a red apple", response_topic="edgegen/answers"))
+        first.run_next()
+    first.close()
+    broker.start()
+    phone = make_phone(broker.port)
+    second = make_house(broker.port)
+    phone.wait_message("edgegen/shop/last/image", PICTURE)
+    assert [status["id"] for status in phone.statuses(state="done")] == ["a1", "a2", "a3"]
+    assert len(phone.on("edgegen/answers")) == 3
+    assert {json.loads(m.payload)["id"] for m in phone.on("edgegen/shop/last/meta")} == {"a3"}
+    assert len(phone.on("edgegen/shop/last/image")) == 1
+    wait_for(lambda: second.service.status()["outbox"]["waiting"] == 0, "the outbox is empty")
+
+
+def test_the_last_picture_of_an_earlier_process_is_republished(broker, make_house, make_phone):
+    first = make_house(broker.port)
+    first.service.submit(JobRequest(id="a1", prompt="a red apple"))
+    first.run_next()
+    wait_for(lambda: first.service.status()["outbox"]["waiting"] == 0, "the broker has it")
+    first.close()
+    phone = make_phone(broker.port)
+    phone.wait_message("edgegen/shop/last/image", PICTURE)
+    make_house(broker.port)
+    wait_for(lambda: len(phone.on("edgegen/shop/last/image")) == 2, "it is sent again")
+    assert [m.retain for m in phone.on("edgegen/shop/last/image")] == [True, False]
 
 
 def test_many_statuses_survive_an_absent_broker(broker, house, phone):

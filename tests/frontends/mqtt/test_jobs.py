@@ -5,7 +5,9 @@ import json
 import paho.mqtt.client as paho
 import pytest
 
+from edgegen.jobs.diskspace import DiskReserve
 from edgegen.jobs.job import JobState
+from edgegen.settings import GallerySettings
 from tests.frontends.mqtt.conftest import PICTURE
 from tests.support import wait_for
 
@@ -163,6 +165,20 @@ def test_mqtt_5_request_and_response(house, phone):
     assert {m.properties.ContentType for m in answers} == {"application/json"}
 
 
+def test_statuses_expire_at_the_broker_and_the_last_picture_does_not(broker, make_house, make_phone):
+    house = make_house(broker.port, status_expiry_s=500)
+    phone = make_phone(broker.port)
+    phone.send(GENERATE, {"id": "a1", "prompt": "a red apple"}, ResponseTopic="edgegen/answers")
+    phone.wait_status(id="a1", state="queued")
+    house.run_next()
+    phone.wait_message("edgegen/shop/last/image", PICTURE)
+    for message in phone.on("edgegen/shop/job/a1/status") + phone.on("edgegen/answers"):
+        assert 0 < message.properties.MessageExpiryInterval <= 500
+    assert len(phone.on("edgegen/answers")) >= 2
+    kept = phone.on("edgegen/shop/last/image") + phone.on("edgegen/shop/last/meta")
+    assert not [m for m in kept if hasattr(m.properties, "MessageExpiryInterval")]
+
+
 def test_a_response_topic_out_of_bounds_is_refused(house, phone):
     phone.send(GENERATE, {"id": "a1", "prompt": "x"}, ResponseTopic="edgegen/shop/generate")
     status = phone.wait_status(id="a1", state="rejected")
@@ -205,3 +221,17 @@ def test_a_picture_that_is_gone_is_no_message(house, phone):
     phone.send(GENERATE, {"id": "a2", "prompt": "a red apple"})
     phone.wait_status(id="a2", state="queued")
     assert not phone.on("edgegen/shop/last/image")
+
+
+def test_below_the_disk_reserve_a_new_job_is_refused_and_a_known_one_is_not(house, phone):
+    phone.send(GENERATE, {"id": "early", "prompt": "a red apple"})
+    phone.wait_status(id="early", state="queued")
+    house.service._reserve = DiskReserve([house.folder], GallerySettings(reserve_mb=10**7), lambda _: 0)
+    phone.send(GENERATE, {"id": "late", "prompt": "a red apple"})
+    status = phone.wait_status(id="late", state="rejected")
+    assert status["code"] == "disk_full"
+    assert "gallery.reserve_mb keeps 10000000" in status["reason"]
+    phone.send(GENERATE, {"id": "early", "prompt": "a red apple"})
+    house.run_next()
+    phone.wait_status(id="early", state="done")
+    assert [status["id"] for status in phone.statuses(state="rejected")] == ["late"]

@@ -100,3 +100,30 @@ def test_closing_ends_the_wait():
     outbox = Outbox()
     threading.Timer(0.05, outbox.close).start()
     assert outbox.wait() is False
+
+
+def test_beyond_capacity_intermediate_messages_go_before_others():
+    outbox = Outbox(capacity=2)
+    outbox.put(message("rejected"))
+    outbox.put(Outgoing("queued", b"x", is_intermediate=True))
+    outbox.put(message("rejected too"))
+    outbox.open()
+    assert [topic for topic, _ in pop_all(outbox)] == ["rejected", "rejected too"]
+
+
+def test_the_owner_hears_once_that_its_message_is_sent():
+    outbox, heard = Outbox(), []
+    outbox.open()
+    for topic in ("acknowledged", "early", "nothing to send"):
+        outbox.put(Outgoing(topic, b"x", retain=True, on_sent=lambda topic=topic: heard.append(topic)))
+    outbox.pop()
+    outbox.sent(1)
+    outbox.acknowledged(1)
+    outbox.acknowledged(1)
+    outbox.pop()
+    outbox.acknowledged(2)
+    assert heard == ["acknowledged"], "paho has not even returned yet"
+    outbox.sent(2)
+    outbox.pop()
+    outbox.sent(None)
+    assert heard == ["acknowledged", "early", "nothing to send"]

@@ -31,6 +31,7 @@ def test_answers_may_go_below_the_base(topic):
         ("edgegen/other/cancel", "command"),
         ("edgegen/other/availability", "availability"),
         ("edgegen/other/last/image", "last"),
+        ("edgegen/other/home/generate/set", "home"),
         ("edgegen/" + "x" * 600, "512 bytes"),
     ],
 )
