@@ -51,7 +51,8 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
     queue = JobQueue(database_path(settings.node), settings.queue)
     gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
     tidy_up(queue, gallery)
-    link = EngineLink(socket_path(settings.node), lambda message: obey(message, wakeup, stop))
+    retire = StopRequest(wakeup)
+    link = EngineLink(socket_path(settings.node), lambda message: obey(message, wakeup, stop, retire))
     worker = Worker(
         queue,
         gallery,
@@ -59,6 +60,7 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
         send=link.send,
         wakeup=wakeup,
         stop=stop,
+        retire=retire,
         make_publish_copy=publish_copier(settings.mqtt) if settings.mqtt.enabled else None,
         notifier=notifier,
         idle_unload_s=settings.engine.idle_unload_s,
@@ -82,10 +84,12 @@ def tidy_up(queue: JobQueue, gallery: Gallery) -> None:
         log.warning("the gallery's index was mended: %d pictures found, %d gone", new, missing)
 
 
-def obey(message: Message, wakeup: Wakeup, stop: StopRequest) -> None:
+def obey(message: Message, wakeup: Wakeup, stop: StopRequest, retire: StopRequest) -> None:
     """What the front says; its hello is a reason to look for work, too."""
     if message["type"] == "stop":
         stop.ask()
+    elif message["type"] == "retire":
+        retire.ask()
     elif message["type"] in ("wake", "hello"):
         wakeup.wake()
 
