@@ -57,6 +57,8 @@ def engine(ctx: click.Context, app: App) -> None:
     """Run the engine alone: claim jobs from the queue and make their pictures.
 
     `edgegen run` starts one by itself; this is for a unit of its own beside `edgegen run --front-only`.
+    When the front takes over changed settings, the engine ends after the job at hand and its unit starts
+    it again.
 
     \b
     Examples:
