@@ -6,11 +6,19 @@ It stays small: no numpy, no Pillow, no ONNX Runtime; those live in the engine's
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
 from .jobs.configfile import data_dir, database_path, gallery_dir, run_dir, socket_path
+from .jobs.configreload import (
+    ENGINE_SECTIONS,
+    FRONT_ENDS,
+    ConfigSource,
+    LiveConfig,
+    ReloadRequest,
+    touches,
+)
 from .jobs.diskspace import DiskReserve
 from .jobs.enginedesk import EngineDesk
 from .jobs.gallery import CONTENT_TYPES, SUFFIXES, Gallery
@@ -25,6 +33,7 @@ from .jobs.supervisor import Supervisor
 from .jobs.thermal import cpu_temperature
 from .jobs.wakeup import StopRequest, Wakeup
 from .jobs.wire import Message
+from .safemode import wait_in_safe_mode
 from .settings import LimitSettings, MqttSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -38,10 +47,12 @@ class FrontEnd(Protocol):
     def close(self) -> object: ...
 
 
-def run_front(settings: Settings, *, with_engine: bool) -> int:
+def run_front(settings: Settings | None, *, with_engine: bool, source: ConfigSource | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code.
 
     Args:
+        settings: None when they are broken: then serve in safe mode until SIGHUP finds them mended.
+        source: where they are read again on SIGHUP; None: never.
         with_engine: start and watch an engine; False when another unit does.
     Raises:
         StorageError: the queue or the control socket cannot be made, or another front serves them.
@@ -50,15 +61,27 @@ def run_front(settings: Settings, *, with_engine: bool) -> int:
     wakeup = Wakeup()
     stop = StopRequest(wakeup)
     stop.install()
-    with ExitStack() as closing:
-        serve(settings, with_engine, wakeup, stop, closing)
+    reload = ReloadRequest(wakeup)
+    if source:
+        reload.install()
+        settings = settings or wait_in_safe_mode(source, wakeup, stop, reload)
+    if settings:
+        live = LiveConfig(settings, source)
+        with ExitStack() as closing:
+            serve(live, with_engine, wakeup, stop, reload, closing)
     return 0
 
 
 def serve(
-    settings: Settings, with_engine: bool, wakeup: Wakeup, stop: StopRequest, closing: ExitStack
+    live: LiveConfig,
+    with_engine: bool,
+    wakeup: Wakeup,
+    stop: StopRequest,
+    reload: ReloadRequest,
+    closing: ExitStack,
 ) -> None:
     """Everything the front is made of. What `closing` gets last, ends first."""
+    settings = live.settings
     notifier = SystemdNotifier()
     queue = JobQueue(database_path(settings.node), settings.queue, outbox=result_outbox(settings.mqtt))
     closing.callback(queue.close)
@@ -66,7 +89,8 @@ def serve(
     reserve = DiskReserve((data_dir(settings.node), gallery.folder), settings.gallery, gallery.make_room)
     service = JobService(queue, gallery, reserve=reserve)
 
-    front_ends = FrontEnds(front_end_builders(settings, service, OutboxReader(queue.database)))
+    results = OutboxReader(queue.database)
+    front_ends = FrontEnds(front_end_builders(settings, service, results))
     closing.callback(front_ends.close)  # after the hub: whatever an engine still says is passed on
 
     supervisor: Supervisor | None = None
@@ -74,11 +98,13 @@ def serve(
         service,
         data_dir(settings.node),
         is_supervised=with_engine,
-        note=lambda message: supervisor.note(message) if supervisor else None,
+        note=lambda message: note_engine(message, supervisor, hub),
         wake=wakeup.wake,
     )
 
-    hub = Hub(socket_path(settings.node), service, shell_submit(service, settings.limits), desk.hear)
+    submit = shell_submit(service, lambda: live.settings.limits)
+    about = lambda: {"config": live.describe()}  # noqa: E731
+    hub = Hub(socket_path(settings.node), service, submit, desk.hear, about)
     hub.open()
     closing.callback(hub.close)
 
@@ -94,7 +120,26 @@ def serve(
 
     notifier.ready("serving")
     closing.callback(notifier.stopping)
-    attend(hub, desk, front_ends, notifier, wakeup, stop)
+
+    def take_over() -> None:
+        changed = live.reload()
+        queue.outbox = result_outbox(live.settings.mqtt)
+        gallery.settings = reserve.settings = live.settings.gallery
+        front_ends.renew(front_end_builders(live.settings, service, results), changed)
+        if touches(ENGINE_SECTIONS, changed):
+            if supervisor:
+                supervisor.renew(live.settings.model_dump_json(), live.settings.engine.step_timeout_s)
+            hub.retire_engine()
+
+    attend(hub, desk, front_ends, notifier, wakeup, stop, live, reload, take_over)
+
+
+def note_engine(message: Message, supervisor: Supervisor | None, hub: Hub) -> None:
+    """The supervisor hears everything; an engine that missed a change while it started retires."""
+    if supervisor:
+        supervisor.note(message)
+        if message["type"] == "connected" and supervisor.is_stale:
+            hub.retire_engine()
 
 
 def attend(
@@ -104,26 +149,32 @@ def attend(
     notifier: SystemdNotifier,
     wakeup: Wakeup,
     stop: StopRequest,
+    live: LiveConfig,
+    reload: ReloadRequest,
+    take_over: Callable[[], None],
 ) -> None:
     """The main thread: asleep, but for what is due."""
     while not stop.is_asked:
+        if reload.take() or live.trial_left_s() == 0:
+            take_over()
         if hub.is_alive:
             notifier.alive()
         desk.collect_orphans()
         front_ends.start_missing()
         due = (
             notifier.watchdog_s,
+            live.trial_left_s(),
             ORPHAN_RETRY_S if desk.orphans_due else None,
             FRONTEND_RETRY_S if front_ends.missing else None,
         )
         wakeup.wait(min((s for s in due if s is not None), default=None))
 
 
-def shell_submit(service: JobService, limits: LimitSettings) -> Callable[[Message], Message]:
-    """How a shell's request becomes a job."""
+def shell_submit(service: JobService, limits: Callable[[], LimitSettings]) -> Callable[[Message], Message]:
+    """How a shell's request becomes a job, within the limits of the moment."""
 
     def submit(request: Message) -> Message:
-        job = service.submit(parse_request(request, limits, source="cli", new_id=new_job_id))
+        job = service.submit(parse_request(request, limits(), source="cli", new_id=new_job_id))
         return {"job": describe_job(job), "place": service.place(job.id), "eta_s": service.eta_s(job.id)}
 
     return submit
@@ -181,14 +232,28 @@ class FrontEnds:
                 del self.missing[name]
                 log.info("front end %s is up", name)
 
+    def renew(self, builders: dict[str, Builder], changed: Sequence[str]) -> None:
+        """Close those that are made of changed keys and build them anew; the others never notice."""
+        for name, sections in FRONT_ENDS.items():
+            if touches(sections, changed):
+                if front_end := self._running.pop(name, None):
+                    self._close(name, front_end)
+                self.missing.pop(name, None)
+                self._told.pop(name, None)
+                if name in builders:
+                    self.missing[name] = builders[name]
+
     def close(self) -> None:
         """Safe to call twice."""
         for name, front_end in reversed(self._running.items()):
-            try:
-                front_end.close()
-            except Exception:
-                log.exception("front end %s did not close", name)
+            self._close(name, front_end)
         self._running.clear()
+
+    def _close(self, name: str, front_end: FrontEnd) -> None:
+        try:
+            front_end.close()
+        except Exception:
+            log.exception("front end %s did not close", name)
 
     def _tell(self, name: str, err: Exception) -> None:
         """Once, until the reason changes."""

@@ -21,6 +21,7 @@ from edgegen.errors import BadRequest, ConfigError, EdgegenError
 from .output import complain, note, say
 
 if TYPE_CHECKING:
+    from edgegen.jobs.configfile import Effective
     from edgegen.settings import Settings
 
 COMMANDS = {
@@ -62,9 +63,21 @@ class App:
         Raises:
             ConfigError: with every problem of the file and the environment at once.
         """
-        from edgegen.jobs.configfile import load_settings
+        return self.effective.settings
 
-        return load_settings(self.config_file)
+    @cached_property
+    def effective(self) -> Effective:
+        """The same with the origin of every value; raises as `settings` does."""
+        from edgegen.jobs.configfile import load_effective
+
+        return load_effective(self.config_file)
+
+    @property
+    def salvaged(self) -> Settings:
+        """What is right of the configuration as it is now; enough to find the daemon. Raises nothing."""
+        from edgegen.jobs.configfile import salvaged_settings
+
+        return salvaged_settings(self.config_file)
 
 
 pass_app = click.make_pass_decorator(App, ensure=True)
@@ -211,8 +224,8 @@ def set_up_logging(verbosity: int) -> None:
     "config_file",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Configuration file (TOML). Default: $EDGEGEN_CONFIG, else the first that exists of "
-    "~/.config/edgegen/config.toml and /etc/edgegen/config.toml.",
+    help="Configuration file (TOML); conf.d/*.toml beside it override it. Default: $EDGEGEN_CONFIG, else "
+    "the first that exists of ~/.config/edgegen/config.toml and /etc/edgegen/config.toml.",
 )
 @click.option("-v", "--verbose", count=True, help="Say more on stderr; twice for everything.")
 @click.option(

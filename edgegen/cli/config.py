@@ -10,86 +10,124 @@ import click
 from edgegen.errors import ConfigError, Problem
 
 from .app import App, fail, pass_app
+from .configset import set_, unset
+from .configtry import confirm, rollback, sweep, try_
 from .output import say, say_json
 
 if TYPE_CHECKING:
+    from edgegen.jobs.configfile import Effective
+
     from .reference import Entry
 
 
 @click.group()
-def config() -> None:
-    """Configuration: one TOML file, overridden by EDGEGEN_... variables.
+@pass_app
+def config(app: App) -> None:
+    """Configuration: a TOML file, conf.d/*.toml beside it, then EDGEGEN_... variables.
 
     \b
     Examples:
       edgegen config example > ~/.config/edgegen/config.toml
       edgegen config validate
-      edgegen config show --diff
+      edgegen config show
+      edgegen config diff
       edgegen config explain mqtt.port
+      edgegen config set mqtt.port 8883
+      edgegen config try mqtt.host=broker.local
     """
+    sweep(app)
+
+
+for command in (set_, unset, try_, confirm, rollback):
+    config.add_command(command)
 
 
 @config.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--diff", is_flag=True, help="Only what differs from the defaults.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the values alone.")
+@click.option("--origins", is_flag=True, help="With --json: every key with its value and origin.")
+@click.option("--diff", is_flag=True, help="Only what differs from the defaults, as `config diff`.")
 @pass_app
-def show(app: App, as_json: bool, diff: bool) -> None:
-    """Print the settings in force: defaults, file and environment together.
+def show(app: App, as_json: bool, origins: bool, diff: bool) -> None:
+    """Print the settings in force, and where each comes from: file and line, variable or default.
+
+    What it prints can be used as a configuration file.
 
     \b
     Examples:
       edgegen config show
-      edgegen config show --diff
       edgegen --config kiosk.toml config show --json | jq .mqtt
+      edgegen config show --json --origins | jq '."mqtt.port"'
     """
+    print_settings(app.effective, as_json, origins, diff)
+
+
+@config.command("diff")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the values alone.")
+@click.option("--origins", is_flag=True, help="With --json: every key with its value and origin.")
+@pass_app
+def diff_(app: App, as_json: bool, origins: bool) -> None:
+    """Print only what differs from the defaults, and where it comes from.
+
+    \b
+    Examples:
+      edgegen config diff
+      edgegen config diff --json
+    """
+    print_settings(app.effective, as_json, origins, diff=True)
+
+
+def print_settings(effective: Effective, as_json: bool, origins: bool, diff: bool) -> None:
+    """`show` and `diff` are the same but for what they leave out."""
     from edgegen.settings import Settings
 
-    values = app.settings.model_dump(mode="json")
+    from .configprint import differing, to_toml, with_origins
+
+    values = effective.settings.model_dump(mode="json")
     if diff:
         values = differing(values, Settings().model_dump(mode="json"))
     if as_json:
-        say_json(values)
+        say_json(with_origins(values, effective.layers) if origins else values)
     elif values:
-        say(to_toml(values))
+        say(to_toml(values, effective.layers))
 
 
-def differing(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """The part of `values` that is not in `defaults`; lists of tables are kept whole."""
-    result = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and isinstance(defaults.get(key), dict):
-            value = differing(value, defaults[key])
-            if value:
-                result[key] = value
-        elif value != defaults.get(key):
-            result[key] = value
-    return result
+@config.command()
+@click.argument("key")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--origin", is_flag=True, help="Where the value comes from, instead of the value.")
+@pass_app
+def get(app: App, key: str, as_json: bool, origin: bool) -> None:
+    """Print the value in force of KEY (or of a section): text as it is, all else as TOML.
 
+    Exit code 78 for a key that does not exist.
 
-def to_toml(values: dict[str, Any]) -> str:
-    """Sections and [[lists of tables]] as TOML; keys that are empty become comments."""
-    from .reference import toml_value
+    \b
+    Examples:
+      edgegen config get mqtt.port
+      edgegen config get mqtt
+      edgegen config get buttons.0.prompts
+      edgegen config get mqtt.port --origin
+    """
+    from .configprint import as_text, value_at
 
-    blocks = []
-    for section, content in values.items():
-        head = f"[{section}]" if isinstance(content, dict) else f"[[{section}]]"
-        for part in [content] if isinstance(content, dict) else content:
-            lines = [
-                f"# {key} is empty" if value is None else f"{key} = {toml_value(value)}"
-                for key, value in part.items()
-            ]
-            blocks.append("\n".join([head, *lines]))
-    return "\n\n".join(blocks)
+    loc, value = value_at(app.effective.settings, key)
+    if origin:
+        value = str(app.effective.origin(*loc))
+    if as_json:
+        say_json(value)
+    elif text := as_text(loc, value):
+        say(text)
 
 
 @config.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: ok, and the problems.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: ok, files, and the problems.")
 @pass_app
 def validate(app: App, file: Path | None, as_json: bool) -> None:
-    """Check FILE (default: the file in use) and the environment; tell every problem at once.
+    """Check FILE (default: the file in use), conf.d/*.toml beside it and the environment.
 
-    Exit code 78 when there is one.
+    Every problem is told at once with its file, line, key, value and what is allowed, also those that a
+    later file hides. Exit code 78 when there is one.
 
     \b
     Examples:
@@ -97,32 +135,41 @@ def validate(app: App, file: Path | None, as_json: bool) -> None:
       edgegen config validate kiosk.toml
       edgegen config validate kiosk.toml --json
     """
-    from edgegen.jobs.configfile import load_settings
+    from edgegen.jobs.configfile import check_config
 
     path = file or app.config_file
-    try:
-        load_settings(path)
-    except ConfigError as err:
-        if as_json:
-            say_json({"ok": False, "problems": [_as_json(p) for p in err.problems]})
-            raise click.exceptions.Exit(err.exit_code) from None
-        raise
+    problems = check_config(path)
     if as_json:
-        say_json({"ok": True, "problems": []})
-    else:
-        say(f"{file_in_use(path)}: fine")
+        say_json({"ok": not problems, "problems": [problem_json(p) for p in problems]})
+        raise click.exceptions.Exit(ConfigError.exit_code if problems else 0)
+    if problems:
+        raise ConfigError(problems)
+    say(f"{file_in_use(path)}: fine")
 
 
-def _as_json(problem: Problem) -> dict[str, Any]:
-    return {"key": problem.field, "value": problem.value, "message": problem.message}
+def problem_json(problem: Problem) -> dict[str, Any]:
+    """`file` is the variable's name for what the environment sets; `line` is null without one."""
+    origin, allowed = getattr(problem, "origin", None), getattr(problem, "allowed", "")
+    return {
+        "file": origin.place if origin else "",
+        "line": (origin.line if origin else 0) or None,
+        "key": problem.field,
+        "value": problem.value,
+        "allowed": allowed,
+        "message": problem.message,
+    }
 
 
 def file_in_use(path: Path | None) -> str:
-    """The configuration file's name, or that there is none."""
+    """The configuration file's name and how many drop-ins stand beside it, or that there is none."""
     from edgegen.jobs.configfile import find_config_file
+    from edgegen.jobs.configlayers import DROP_INS, config_files
 
     found = path or find_config_file()
-    return str(found) if found else "no configuration file, so all defaults"
+    if not found:
+        return "no configuration file, so all defaults"
+    beside = [file for file in config_files(found, {}, []) if file != found]
+    return f"{found} with {len(beside)} in {DROP_INS}" if beside else str(found)
 
 
 @config.command()
@@ -139,7 +186,7 @@ def explain(key: str | None, as_json: bool) -> None:
       edgegen config explain mqtt
       edgegen config explain engine.threads
     """
-    from .reference import entries, explain_lines
+    from .reference import entries, explain_lines, unknown_key
 
     chosen = [entry for entry in entries() if key is None or key in (entry.key, entry.section)]
     if not chosen:
@@ -164,17 +211,6 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "meaning": entry.meaning,
         "env": entry.env,
     }
-
-
-def unknown_key(key: str, known: list[Entry]) -> str:
-    """What to say about a key that does not exist."""
-    from difflib import get_close_matches
-
-    names = [entry.key for entry in known] + sorted({entry.section for entry in known})
-    near = get_close_matches(key, names, 3) or [name for name in names if name.endswith(f".{key}")]
-    return "no such key; " + (
-        f"did you mean {' or '.join(near)}?" if near else "edgegen config explain lists all"
-    )
 
 
 @config.command()

@@ -81,15 +81,14 @@ def guarded(name: str, run: Callable[[], Iterable[Check]]) -> Iterator[Check]:
 
 
 def settings_or_defaults(app: App) -> tuple[Settings, Check]:
-    from edgegen.settings import Settings
-
     from .config import file_in_use
 
     try:
         return app.settings, Check("config", "ok", file_in_use(app.config_file))
     except ConfigError as err:
         said = "; ".join(str(problem) for problem in err.problems)
-        return Settings(), Check("config", "bad", said, "the checks below use the defaults instead")
+        advice = "edgegen config validate; the checks below use defaults for what is wrong"
+        return app.salvaged, Check("config", "bad", said, advice)
 
 
 def machine_checks(roots: Roots) -> Iterator[Check]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgegen.errors import EdgegenError
+from edgegen.errors import ConfigError, EdgegenError
 
 from .access import JobAccess, active_states
 from .app import App, pass_app
@@ -29,6 +29,7 @@ from .request import checked_request, picture_options, request_data
 
 if TYPE_CHECKING:
     from edgegen.jobs.job import Job
+    from edgegen.settings import Settings
 
 HEADER = ("PLACE", "ID", "STATE", "AGE", "PROMPT", "RESULT")
 ALL_LIMIT = 1000
@@ -46,12 +47,36 @@ def status(app: App, as_json: bool) -> None:
       edgegen status
       edgegen status --json | jq .jobs.queued
     """
-    with JobAccess(app.settings) as access:
+    settings, problems = settings_or_salvaged(app)
+    with JobAccess(settings) as access:
         if as_json:
-            say_json(status_json(access))
+            say_json({**status_json(access), "config_problems": problems})
         else:
-            for key, value in status_lines(access):
+            for key, value in [*status_lines(access), *config_lines(access.daemon or {}, problems)]:
                 say(f"{key:<10}{printable(value)}")
+
+
+def settings_or_salvaged(app: App) -> tuple[Settings, list[str]]:
+    """Status must be told with a broken configuration, too: what is right of it, and what is wrong."""
+    try:
+        return app.settings, []
+    except ConfigError as err:
+        return app.salvaged, [str(problem) for problem in err.problems]
+
+
+def config_lines(daemon: dict[str, Any], problems: list[str]) -> list[tuple[str, str]]:
+    """What is wrong with the configuration, on trial, or waits for a restart; nothing when all is well."""
+    told = daemon.get("config") or {}
+    broken = told.get("problems") or problems
+    lines = [("config", f"broken: {problem}") for problem in broken]
+    if daemon and broken and not daemon.get("safe_mode"):
+        lines.append(("config", "the daemon goes on with what it had before"))
+    if told.get("waiting_for_restart"):
+        keys = ", ".join(told["waiting_for_restart"])
+        lines.append(("config", f"changed, but the daemon must start again for: {keys}"))
+    if told.get("trial_left_s") is not None:
+        lines.append(("config", f"on trial for {told['trial_left_s']} s more: edgegen config confirm"))
+    return lines
 
 
 def status_json(access: JobAccess) -> dict[str, Any]:
@@ -97,6 +122,8 @@ def outbox_lines(counts: dict[str, int]) -> list[tuple[str, str]]:
 def daemon_line(access: JobAccess) -> str:
     if access.daemon is None:
         return f"not running ({access.absence}); read from {access.database_path}"
+    if access.daemon.get("safe_mode"):
+        return f"running in safe mode, version {access.daemon.get('version', 'unknown')}: no jobs are taken"
     engine = "engine ready" if access.daemon.get("engine") else "no engine yet"
     return f"running, version {access.daemon.get('version', 'unknown')}, {engine}"
 

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import json
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from edgegen.jobs.tomltext import toml_value
 from edgegen.settings import Settings
 
 NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
@@ -162,20 +163,6 @@ def _number(value: float) -> str:
     return str(int(value)) if value == int(value) else str(value)
 
 
-def toml_value(value: Any) -> str:
-    """A setting's value as TOML."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(map(toml_value, value)) + "]"
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{k} = {toml_value(v)}" for k, v in value.items() if v is not None) + " }"
-    if isinstance(value, int | float):
-        return str(value)
-    # JSON's escapes of a string are all valid in TOML, but TOML has no raw DEL
-    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
 def explain_lines(entry: Entry) -> Iterator[str]:
     """One key, in full."""
     yield f"{entry.key}"
@@ -220,9 +207,11 @@ def markdown() -> str:
         "",
         "<!-- Made by `edgegen config reference > docs/CONFIG.md` from edgegen/settings.py; edit that. -->",
         "",
-        "One TOML file; every key is optional. `edgegen config example` prints a commented one,",
-        "`edgegen config validate FILE` checks one, `edgegen config show --diff` shows what differs from the",
-        "defaults. An environment variable overrides the file.",
+        "One TOML file; every key is optional. Files in `conf.d/*.toml` beside it override it in the order",
+        "of their names, key by key (a `[[list of tables]]` is taken whole); the environment overrides both.",
+        "`edgegen config example` prints a commented file, `edgegen config validate` tells every mistake",
+        "with its file and line, `edgegen config show` says where each value comes from, and",
+        "`edgegen config diff` what differs from the defaults.",
         "",
     ]
     for section, model, listed in sections():
@@ -245,3 +234,12 @@ def _markdown_row(entry: Entry) -> str:
 def _escaped(text: str) -> str:
     """Text that Markdown takes neither for a table's border nor for a tag."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "\\<")
+
+
+def unknown_key(key: str, known: list[Entry]) -> str:
+    """What to say about a key that does not exist."""
+    names = [entry.key for entry in known] + sorted({entry.section for entry in known})
+    near = get_close_matches(key[:100], names, 3) or [name for name in names if name.endswith(f".{key}")]
+    return "no such key; " + (
+        f"did you mean {' or '.join(near)}?" if near else "edgegen config explain lists all"
+    )

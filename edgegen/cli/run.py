@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import click
 
+from edgegen.errors import ConfigError
+
 from .app import App, pass_app
+
+if TYPE_CHECKING:
+    from edgegen.settings import Settings
 
 
 @click.command()
@@ -17,6 +23,8 @@ def run(ctx: click.Context, app: App, front_only: bool) -> None:
     """Run the daemon until it is told to stop (Ctrl-C or SIGTERM).
 
     It takes jobs from MQTT, buttons and `edgegen queue add`, and starts and watches the engine.
+    On SIGHUP it reads its configuration again, with no job interrupted. With a broken configuration it
+    starts in a safe mode that takes no jobs; `edgegen status` says what is wrong.
     With --front-only, start the engine yourself with `edgegen engine`, as the systemd units do.
 
     \b
@@ -26,9 +34,20 @@ def run(ctx: click.Context, app: App, front_only: bool) -> None:
       EDGEGEN_MQTT__ENABLED=true edgegen -v run
     """
     from edgegen.daemon import run_front
+    from edgegen.jobs.configreload import ConfigSource
 
     log_what_happens(app)
-    ctx.exit(run_front(app.settings, with_engine=not front_only))
+    source = ConfigSource(app.config_file)
+    source.sweep()
+    ctx.exit(run_front(settings_or_none(app), with_engine=not front_only, source=source))
+
+
+def settings_or_none(app: App) -> Settings | None:
+    """None when the configuration is broken; safe mode then tells what is wrong."""
+    try:
+        return app.settings
+    except ConfigError:
+        return None
 
 
 @click.command()
@@ -38,6 +57,8 @@ def engine(ctx: click.Context, app: App) -> None:
     """Run the engine alone: claim jobs from the queue and make their pictures.
 
     `edgegen run` starts one by itself; this is for a unit of its own beside `edgegen run --front-only`.
+    When the front takes over changed settings, the engine ends after the job at hand and its unit starts
+    it again.
 
     \b
     Examples:

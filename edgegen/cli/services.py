@@ -60,6 +60,10 @@ def check_daemon(node: NodeSettings) -> tuple[Check, bool]:
     except FrontError as err:
         return Check("daemon", "warn", str(err), "under systemd: systemctl status edgegen"), False
     said = f"running, version {told.get('version')}"
+    if told.get("safe_mode"):
+        problems = "; ".join(told["config"]["problems"])
+        advice = "mend it, then: systemctl reload edgegen-front"
+        return Check("daemon", "bad", f"{said}, in safe mode: {problems}", advice), True
     if not told.get("engine"):
         return Check("daemon", "warn", f"{said}, but no engine", "it may be starting; see the log"), True
     return Check("daemon", "ok", f"{said}, engine ready"), True

@@ -1,5 +1,6 @@
-"""The configuration: a TOML file, overridden by the environment, checked whole before anything starts.
+"""The configuration: TOML files, overridden by the environment, checked whole before anything starts.
 
+`conf.d/*.toml` beside the file override it in the order of their names; then
 `EDGEGEN_<SECTION>__<KEY>` overrides one key, for instance `EDGEGEN_MQTT__HOST=broker.local`.
 """
 
@@ -7,73 +8,184 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
-import types
 from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import ValidationError
 
 from ..errors import ConfigError, Problem
 from ..pack import builtin_packs_dir
 from ..settings import ButtonSettings, NodeSettings, Settings
-from .confighelp import describe_problems, field_of
+from .confighelp import describe_problems
+from .configlayers import DROP_INS, Layer, Layers, read_layers
+from .configproblem import ConfigProblem, Origin
+from .configtrial import current_trial
 
-ENV_PREFIX = "EDGEGEN_"
 SOCKET_NAME = "edgegen.sock"
 DATABASE_NAME = "edgegen.db"
+SALVAGE_ROUNDS = 10  # one is enough for every mistake seen so far
 MAX_SOCKET_PATH = 107  # bytes: sun_path holds 108 with its closing zero
 
 
+@dataclass(frozen=True)
+class Effective:
+    """The settings in force, and the layers that say so."""
+
+    settings: Settings
+    layers: Layers
+
+    def origin(self, *loc: int | str) -> Origin:
+        """Where the value at a place (`"mqtt", "port"`) comes from."""
+        return self.layers.origin(loc)
+
+
 def load_settings(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings in force: defaults, then the file, then the environment.
+    """The settings in force; arguments and errors as of `load_effective`."""
+    return load_effective(path, environ).settings
+
+
+def load_effective(
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    replaced: Mapping[Path, str] | None = None,
+) -> Effective:
+    """Defaults, then the file, then the drop-ins beside it, then the environment.
 
     Args:
-        path: the file; None takes the first of the default places, or none at all.
+        path: the main file; None takes the first of the default places, or none at all.
+        replaced: texts to read instead of what is in these files; None: those of a trial that goes on.
     Raises:
-        ConfigError: every problem at once, each with its key, value, allowed range and where it stands.
+        ConfigError: every problem of every layer at once, each with key, value, allowed range and place.
     """
     environ = os.environ if environ is None else environ
-    path = path or find_config_file(environ)
-    data = read_toml(path) if path else {}
-    variables = _overrides(environ)
-    problems = _merge(data, variables)
+    layers = layers_in_force(path, environ, replaced)
     try:
-        settings = Settings.model_validate_json(json.dumps(_with_defaults(data), default=str), strict=True)
+        settings = _validated(layers.data)
     except ValidationError as err:
-        raise ConfigError(problems + describe_problems(err, str(path), variables)) from err
-    if problems := problems + _pin_problems(settings.buttons, str(path)):
-        raise ConfigError(problems)
-    return settings
+        raise ConfigError(_all_problems(layers)) from err
+    if layers.problems or _pin_problems(settings.buttons, layers):
+        raise ConfigError(_all_problems(layers))
+    return Effective(settings, layers)
+
+
+def check_config(
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    replaced: Mapping[Path, str] | None = None,
+) -> list[Problem]:
+    """Every problem of every layer, those included that a stronger layer hides; none when all is well."""
+    environ = os.environ if environ is None else environ
+    return _all_problems(layers_in_force(path, environ, replaced))
+
+
+def layers_in_force(
+    path: Path | None, environ: Mapping[str, str], replaced: Mapping[Path, str] | None = None
+) -> Layers:
+    """All layers; arguments as of `load_effective`."""
+    main = chosen_file(path, environ)
+    if replaced is None:
+        trial = current_trial(main)
+        replaced = trial.texts if trial else {}
+    return read_layers(main, environ, replaced)
+
+
+def salvaged_settings(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """What is right of a broken configuration, with defaults for the rest; raises nothing.
+
+    Enough to find the folders and the control socket of a device that has to be mended.
+    """
+    environ = os.environ if environ is None else environ
+    data = deepcopy(layers_in_force(path, environ).data)
+    for _ in range(SALVAGE_ROUNDS):
+        try:
+            return _validated(data)
+        except ValidationError as err:
+            for error in err.errors(include_url=False):
+                _drop(data, error["loc"])
+    return Settings()
+
+
+def _drop(data: dict[str, Any], loc: tuple[int | str, ...]) -> None:
+    """The key at fault; of lists the whole."""
+    section = data.get(str(loc[0])) if loc else data
+    if not loc:
+        data.clear()
+    elif isinstance(section, dict) and len(loc) > 1:
+        section.pop(str(loc[1]), None)
+    else:
+        data.pop(str(loc[0]), None)
+
+
+def chosen_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The file that was named, else the one in use; None without any."""
+    path = path or find_config_file(environ)
+    return path.expanduser() if path else None
+
+
+def _all_problems(layers: Layers) -> list[Problem]:
+    """Unreadable layers, then what is wrong in force, then what is wrong but hidden by a later layer."""
+    found = _problems_in(layers)
+    told = {(problem.field, problem.origin) for problem in found}
+    for layer in layers.layers:
+        alone = Layers((layer,))
+        hidden = (problem for problem in _problems_in(alone) if (problem.field, problem.origin) not in told)
+        found += [_as_hidden(problem, layers) for problem in hidden]
+    return [*layers.problems, *found]
+
+
+def _problems_in(layers: Layers) -> list[ConfigProblem]:
+    try:
+        settings = _validated(layers.data)
+    except ValidationError as err:
+        return describe_problems(err, lambda loc: (layers.owner(loc) or Layer({})).origin(loc))
+    return _pin_problems(settings.buttons, layers)
+
+
+def _as_hidden(problem: ConfigProblem, layers: Layers) -> ConfigProblem:
+    section, *rest = problem.field.split(".")
+    by = layers.origin((section, *rest[:1]))
+    return replace(problem, message=f"{problem.message}; hidden by {by}")
+
+
+def _validated(data: dict[str, Any]) -> Settings:
+    text = json.dumps(_with_defaults(data), default=str)
+    return Settings.model_validate_json(text, strict=True)
 
 
 def find_config_file(environ: Mapping[str, str] | None = None) -> Path | None:
-    """The first that exists of $EDGEGEN_CONFIG, the user's and the machine's; None without any.
+    """$EDGEGEN_CONFIG, else the first place of the user's and the machine's where a file or a drop-in is.
 
-    Raises:
-        ConfigError: $EDGEGEN_CONFIG names a file that does not exist.
+    The file itself may be missing where drop-ins are; None without any.
     """
     environ = os.environ if environ is None else environ
     if named := environ.get("EDGEGEN_CONFIG"):
         return Path(named)
+    return next((place for place in default_places(environ) if _is_used(place)), None)
+
+
+def default_places(environ: Mapping[str, str]) -> tuple[Path, Path]:
+    """The user's file and the machine's."""
     home = environ.get("XDG_CONFIG_HOME") or "~/.config"
-    places = (Path(home) / "edgegen/config.toml", Path("/etc/edgegen/config.toml"))
-    return next((place for p in places if (place := p.expanduser()).is_file()), None)
+    return Path(home).expanduser() / "edgegen/config.toml", Path("/etc/edgegen/config.toml")
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Raises ConfigError: not there, not readable, or no TOML (with its line and column)."""
+def _is_used(path: Path) -> bool:
+    """A file that we may not see counts: saying so is better than running on defaults."""
     try:
-        return tomllib.loads(path.expanduser().read_bytes().decode("utf-8-sig"))
-    except OSError as err:
-        raise ConfigError(f"{path}: cannot be read: {err.strerror}") from err
-    except UnicodeDecodeError as err:
-        raise ConfigError(
-            f"{path}: is not UTF-8 text (byte 0x{err.object[err.start]:02x} at {err.start})"
-        ) from err
-    except (tomllib.TOMLDecodeError, RecursionError) as err:
-        raise ConfigError(f"{path}: is no TOML: {err}") from err
+        path.lstat()
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    else:
+        return True
+    folder = path.parent / DROP_INS
+    if current_trial(path):
+        return True
+    return folder.is_dir() and (not os.access(folder, os.R_OK | os.X_OK) or any(folder.glob("*.toml")))
 
 
 def data_dir(node: NodeSettings) -> Path:
@@ -144,52 +256,17 @@ def _is_section(key: str, value: Any, defaults: dict[str, Any]) -> bool:
     return isinstance(value, dict) and isinstance(defaults.get(key), dict)
 
 
-def _overrides(environ: Mapping[str, str]) -> dict[str, str]:
-    """Variable name by key, `EDGEGEN_MQTT__PORT` by `mqtt.port`, with values still in the environment."""
-    names = [name for name in environ if name.startswith(ENV_PREFIX) and "__" in name]
-    found = {name: name.removeprefix(ENV_PREFIX).lower().partition("__") for name in sorted(names)}
-    return {f"{section}.{key}": f"{name}={environ[name]}" for name, (section, _, key) in found.items()}
-
-
-def _merge(data: dict[str, Any], variables: dict[str, str]) -> list[Problem]:
-    problems = []
-    for key, assignment in variables.items():
-        section, _, name = key.partition(".")
-        variable, _, text = assignment.partition("=")
-        place = data.setdefault(section, {})
-        if section == "buttons" or not isinstance(place, dict):
-            problems.append(Problem(key, text, f"{variable} cannot set a [[list of tables]]: use the file"))
-            data.pop(section) if place == {} else None
-        else:
-            place[name] = _env_value(section, name, text)
-    return problems
-
-
-def _env_value(section: str, name: str, text: str) -> Any:
-    """The text itself where the key takes text, else what it says as TOML, else the text."""
-    field = field_of((section, name))
-    if field is None or _takes_text(field.annotation):
-        return text
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _takes_text(annotation: Any) -> bool:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return any(_takes_text(part) for part in get_args(annotation))
-    return annotation in (str, Path) or get_origin(annotation) is Literal
-
-
-def _pin_problems(buttons: tuple[ButtonSettings, ...], path: str) -> list[Problem]:
+def _pin_problems(buttons: tuple[ButtonSettings, ...], layers: Layers) -> list[ConfigProblem]:
     """Every pin may have one use only."""
     uses: dict[int, str] = {}
     problems = []
     for index, button in enumerate(buttons):
-        for key, pin in ((f"buttons.{index}.pin", button.pin), (f"buttons.{index}.led", button.led)):
+        for name, pin in (("pin", button.pin), ("led", button.led)):
+            key = f"buttons.{index}.{name}"
             if pin is not None and pin in uses:
-                problems.append(Problem(key, pin, f"pin {pin} is used by {uses[pin]} already ({path})"))
+                message = f"pin {pin} is used by {uses[pin]} already"
+                origin = layers.origin(("buttons", index, name))
+                problems.append(ConfigProblem(key, pin, message, origin))
             elif pin is not None:
                 uses[pin] = key
     return problems

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from ..errors import Problem
 from ..settings import Settings
+from .configproblem import ConfigProblem, Origin
 from .payload import shorten
+from .tomllines import Loc
 
-Loc = tuple[int | str, ...]
 _TYPES = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -27,20 +27,18 @@ _TYPES = {
 }
 
 
-def describe_problems(err: ValidationError, path: str, variables: Mapping[str, str]) -> list[Problem]:
+def describe_problems(err: ValidationError, origin: Callable[[Loc], Origin]) -> list[ConfigProblem]:
     """One problem for each error of pydantic.
 
     Args:
-        path: the file.
-        variables: `NAME=value` by key, for keys that the environment has set.
+        origin: says where the value at a place stands.
     """
-    found: dict[str, Problem] = {}
+    found: dict[str, ConfigProblem] = {}
     for error in err.errors(include_url=False):
         loc = tuple(part for part in error["loc"] if not str(part).startswith(("function-", "constrained-")))
-        key = ".".join(str(part) for part in loc)
-        place = variables[key].partition("=")[0] if key in variables else path
-        message = _message(error, loc)
-        found.setdefault(key, Problem(key, error["input"], f"{message} ({place})"))
+        key, allowed = ".".join(map(str, loc)), allowed_values(field_of(loc))
+        problem = ConfigProblem(key, error["input"], _message(error, loc), origin(loc), allowed)
+        found.setdefault(key, problem)
     return list(found.values())
 
 
@@ -50,14 +48,32 @@ def _message(error: Any, loc: Loc) -> str:
         return unknown_key(str(loc[-1]), keys_beside(loc))
     if kind == "missing":
         return "missing: this key must be given"
-    if kind in _TYPES:
-        return f"must be {_TYPES[kind]}, not {value}"
-    if kind == "literal_error":
-        return f"{value} is not one of {error['ctx']['expected']}"
     allowed = allowed_range(field_of(loc))
+    if kind in _TYPES:
+        return f"must be {_TYPES[kind]}{f', {allowed}' if allowed else ''}, not {value}"
+    if kind == "literal_error":
+        return f"{value} is not one of {error['ctx']['expected']}{_near_choice(error['input'], loc)}"
     if allowed and kind.startswith(("greater", "less", "finite")):
         return f"{value} is not allowed: {allowed}"
     return f"{value} is not allowed: {error['msg'][:1].lower()}{error['msg'][1:]}"
+
+
+def _near_choice(value: object, loc: Loc) -> str:
+    """`; did you mean png?`"""
+    near = get_close_matches(str(value).lower()[:100], choices_of(field_of(loc)), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def choices_of(field: FieldInfo | None) -> list[str]:
+    """The words that a choice takes; none for other fields."""
+    if field is None or get_origin(field.annotation) is not Literal:
+        return []
+    return [str(choice) for choice in get_args(field.annotation)]
+
+
+def allowed_values(field: FieldInfo | None) -> str:
+    """Choices or range in words; empty where neither is known."""
+    return " | ".join(choices_of(field)) or allowed_range(field)
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -83,6 +99,12 @@ def field_of(loc: Loc) -> FieldInfo | None:
             field = model.model_fields.get(part)
             model = _section(field)
     return field
+
+
+def is_listed(section: str) -> bool:
+    """Whether it is a [[list of tables]]."""
+    field = Settings.model_fields.get(section)
+    return field is not None and get_origin(field.annotation) is tuple
 
 
 def allowed_range(field: FieldInfo | None) -> str:

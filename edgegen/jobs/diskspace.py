@@ -41,6 +41,7 @@ class DiskReserve:
 
     Args:
         folders: where the jobs and the pictures are kept.
+        settings: the reserve; may be replaced while it runs.
         make_room: frees about so many bytes by letting old pictures go; used where `make_room` says so.
     """
 
@@ -52,24 +53,24 @@ class DiskReserve:
         free: Callable[[Path], int | None] = free_bytes,
     ):
         self._folders = tuple(folders)
-        self._settings = settings
+        self.settings = settings
         self._make_room = make_room
         self._free = free
 
     def admit(self) -> None:
         """Raises DiskFull: the reserve is reached, and old pictures may not go or did not suffice."""
-        if self._settings.make_room and (missing := self._missing()[0]) > 0:
+        if self.settings.make_room and (missing := self._missing()[0]) > 0:
             self._make_room(missing)
         missing, folder = self._missing()
         if missing > 0:
-            free = max(0, self._settings.reserve_mb * MB - missing) // MB
+            free = max(0, self.settings.reserve_mb * MB - missing) // MB
             raise DiskFull(
                 f"only {free} MB are free for {folder}, and gallery.reserve_mb keeps "
-                f"{self._settings.reserve_mb}: free space, lower gallery.max_mb, or set gallery.make_room"
+                f"{self.settings.reserve_mb}: free space, lower gallery.max_mb, or set gallery.make_room"
             )
 
     def _missing(self) -> tuple[int, Path]:
         """Bytes that the worst of the folders lacks, not positive when all have enough."""
-        reserve = self._settings.reserve_mb * MB
+        reserve = self.settings.reserve_mb * MB
         lacks = [(reserve - free, f) for f in self._folders if (free := self._free(f)) is not None]
         return max(lacks, key=lambda pair: pair[0], default=(0, Path()))

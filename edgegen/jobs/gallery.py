@@ -47,6 +47,7 @@ class Gallery:
     """Pictures in `folder`, indexed in the jobs' database.
 
     Args:
+        settings: bounds and format; may be replaced while it runs.
         now: Unix seconds; only the date in a name comes from it, never its uniqueness.
     Raises (every method):
         StorageError: the folder or the index cannot be written.
@@ -62,7 +63,7 @@ class Gallery:
     ):
         self.folder = folder
         self._database = database
-        self._settings = settings or GallerySettings()
+        self.settings = settings or GallerySettings()
         self._now = now
 
     def store(self, job_id: str, save: Callable[[Path], object]) -> Path:
@@ -76,7 +77,7 @@ class Gallery:
         try:
             path = self._save(job_id, save)
         except DiskFull:
-            if not self._settings.make_room or not self.make_room(ROOM_FOR_A_PICTURE):
+            if not self.settings.make_room or not self.make_room(ROOM_FOR_A_PICTURE):
                 raise
             path = self._save(job_id, save)
         self.apply_retention()
@@ -111,11 +112,11 @@ class Gallery:
     def apply_retention(self) -> int:
         """Let pictures beyond `max_pictures`, `max_mb` or `max_days` go; the newest stays. How many went."""
         rows = self._database.rows("SELECT seq, name, bytes FROM pictures ORDER BY seq DESC")
-        budget, gone = self._settings.max_mb * 1_000_000, []
+        budget, gone = self.settings.max_mb * 1_000_000, []
         oldest_day = self._oldest_day()
         for count, row in enumerate(rows, start=1):
             budget -= row["bytes"]
-            is_beyond = count > self._settings.max_pictures or budget < 0
+            is_beyond = count > self.settings.max_pictures or budget < 0
             if count > 1 and (is_beyond or CLOCK_IS_SET <= row["name"][:8] < oldest_day):
                 gone.append(row)
         self._forget(reversed(gone))
@@ -141,9 +142,9 @@ class Gallery:
         Days before 2025 come from a clock that was not set; they tell no age.
         """
         today = time.strftime("%Y%m%d", time.gmtime(self._now()))
-        if not self._settings.max_days or today < CLOCK_IS_SET:
+        if not self.settings.max_days or today < CLOCK_IS_SET:
             return ""
-        return time.strftime("%Y%m%d", time.gmtime(self._now() - self._settings.max_days * DAY_S))
+        return time.strftime("%Y%m%d", time.gmtime(self._now() - self.settings.max_days * DAY_S))
 
     def _forget(self, rows: Iterable[sqlite3.Row]) -> None:
         """Files first: a row without a file is mended by `reindex`."""
@@ -205,7 +206,7 @@ class Gallery:
         last = self._database.rows("SELECT coalesce(max(seq), 0) AS last FROM pictures")[0]["last"]
         seq = max(last, *map(_seq, self._scan()), 0) + 1
         day = time.strftime("%Y%m%d", time.gmtime(self._now()))
-        return self.folder / f"{day}-{seq:06}-{job_id}{SUFFIXES[self._settings.format]}"
+        return self.folder / f"{day}-{seq:06}-{job_id}{SUFFIXES[self.settings.format]}"
 
     def _remember(self, pictures: list[tuple[str, int]]) -> None:
         rows = [

@@ -4,7 +4,7 @@ Messages are one JSON object a line. The first says who is there: `{"type": "hel
 "shell", "pid": 123}`.
 
     engine -> front   claimed {id}, step {id, step, steps}, done {id}, failed {id}, idle
-    front -> engine   wake, stop
+    front -> engine   wake, stop, retire (end after the job at hand: the settings have changed)
     shell -> front    status, submit {request}, cancel {id}, watch; each has one answer: its own type with
                       the result, or error {code, reason}; watch goes on with event {...}
 
@@ -60,6 +60,7 @@ class Hub:
         submit: turns a shell's request, a dictionary, into a job; raises EdgegenError.
         on_engine: called on the hub's thread with every message of an engine, and with
             `{"type": "connected"}` and `{"type": "disconnected"}`; both carry its pid.
+        about: what else belongs into the answer to `status`.
     """
 
     def __init__(
@@ -68,11 +69,13 @@ class Hub:
         service: JobService,
         submit: Callable[[Message], Message],
         on_engine: Callable[[Message], object] = lambda _: None,
+        about: Callable[[], Message] = dict,
     ):
         self.path = path
         self._service = service
         self._submit = submit
         self._on_engine = on_engine
+        self._about = about
         self._selector = selectors.DefaultSelector()
         self._peers: dict[int, Peer] = {}
         self._calls: list[Callable[[], None]] = []
@@ -118,6 +121,10 @@ class Hub:
     def stop_engine(self) -> None:
         """Give the job back and end."""
         self._call(lambda: self._send_engines({"type": "stop"}))
+
+    def retire_engine(self) -> None:
+        """End after the job at hand; whoever keeps engines starts a new one."""
+        self._call(lambda: self._send_engines({"type": "retire"}))
 
     def close(self) -> None:
         """Stop serving and remove the socket; safe to call twice."""
@@ -222,7 +229,8 @@ class Hub:
             peer.watches = True
             self._send(peer, {"type": "watch"})
         else:
-            self._send(peer, answer_shell(message, self._service, self._submit, self.has_engine))
+            about = {"pid": os.getpid(), "engine": self.has_engine, **self._about()}
+            self._send(peer, answer_shell(message, self._service, self._submit, about))
 
     def _greet(self, peer: Peer, message: Message) -> None:
         role, pid = message.get("role"), message.get("pid")

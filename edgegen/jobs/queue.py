@@ -39,7 +39,7 @@ class JobQueue:
     Args:
         database: the open file, or its path.
         now: this device's clock in Unix seconds; only deadlines and records use it.
-        outbox: where every end of a job is posted, in the same transaction; None: nowhere.
+        outbox: where every end of a job is posted, in the same transaction; None: nowhere. May be replaced.
     Raises (every method):
         StorageError: the disk is full, the file cannot be written, or it was damaged.
     """
@@ -54,7 +54,7 @@ class JobQueue:
         self.database = database if isinstance(database, Database) else Database(database, now)
         self._settings = settings or QueueSettings()
         self._now = now
-        self._outbox = outbox
+        self.outbox = outbox
 
     def enqueue(self, request: JobRequest) -> Enqueued:
         """Commit a job. A known id returns the job it has, unchanged.
@@ -303,9 +303,9 @@ class JobQueue:
             return _is_one(ended)
 
     def _post(self, db: sqlite3.Connection, *jobs: Job) -> None:
-        if self._outbox is not None:
+        if self.outbox is not None:
             for job in jobs:
-                self._outbox.post(db, job)
+                self.outbox.post(db, job)
 
 
 def _is_one(cursor: sqlite3.Cursor) -> bool:

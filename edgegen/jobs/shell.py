@@ -16,21 +16,25 @@ ASKABLE = ("status", "submit", "cancel", "watch")
 
 
 def answer_shell(
-    message: Message, service: JobService, submit: Callable[[Message], Message], has_engine: bool
+    message: Message, service: JobService, submit: Callable[[Message], Message], about: Message
 ) -> Message:
-    """The one answer to a shell's message; whatever goes wrong becomes an `error` answer."""
+    """The one answer to a shell's message; whatever goes wrong becomes an `error` answer.
+
+    Args:
+        about: what the front says of itself, for its status.
+    """
     try:
-        return {"type": message["type"], **_answer(message, service, submit, has_engine)}
+        return {"type": message["type"], **_answer(message, service, submit, about)}
     except EdgegenError as err:
         return {"type": "error", "code": err.code, "reason": str(err)}
 
 
 def _answer(
-    message: Message, service: JobService, submit: Callable[[Message], Message], has_engine: bool
+    message: Message, service: JobService, submit: Callable[[Message], Message], about: Message
 ) -> Message:
     match message["type"]:
         case "status":
-            return {**service.status(), "engine": has_engine}
+            return {**service.status(), **about}
         case "submit":
             return submit(_dict(message.get("request")))
         case "cancel":

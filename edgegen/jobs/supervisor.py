@@ -36,6 +36,9 @@ class Death:
     is_blamed: bool
 
 
+RETIRED = Death("retired between two jobs", is_blamed=False)
+
+
 class Supervisor:
     """Owns the engine process from `start` to `close`; one thread, asleep unless something happens.
 
@@ -63,6 +66,7 @@ class Supervisor:
         self._happened: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._process: subprocess.Popen[bytes] | None = None
         self._is_closing = False
+        self._told_json = settings_json
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
     @property
@@ -79,6 +83,15 @@ class Supervisor:
         if message.get("pid") == self.pid:
             self._happened.put(message)
 
+    def renew(self, settings_json: str, step_timeout_s: float) -> None:
+        """The next engine gets these; one that retires because it `is_stale` is followed at once."""
+        self._settings_json, self._step_timeout_s = settings_json, step_timeout_s
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the engine was started with other settings than those of now."""
+        return self._told_json != self._settings_json
+
     def close(self) -> None:
         """Ask the engine to give its job back and end, then kill it; safe to call twice."""
         self._is_closing = True
@@ -94,7 +107,9 @@ class Supervisor:
             self._tell(death)
             if time.monotonic() - began > STEADY_S:
                 pause = self._backoff_s[0]
-            if not self._is_closing:
+            if death is RETIRED:
+                log.info("the engine %s: a new one starts with the settings of now", death.reason)
+            elif not self._is_closing:
                 log.error("the engine %s; it starts again in %g s", death.reason, pause)
                 self._wait_for(("close",), pause)
                 pause = min(longest, pause * 2)
@@ -118,11 +133,13 @@ class Supervisor:
         environ = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
         for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):  # those are the front's own
             environ.pop(name, None)
+        told = self._settings_json
         process = subprocess.Popen(self._command, stdin=subprocess.PIPE, env=environ, start_new_session=True)
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: its exit code tells
-            process.stdin.write(self._settings_json.encode() + b"\n")
+            process.stdin.write(told.encode() + b"\n")
             process.stdin.flush()
+        self._told_json = told
         self._process = process
         log.info("started engine %d", process.pid)
         return process
@@ -143,12 +160,15 @@ class Supervisor:
                     timeout = None
                 case "exited":
                     if message and message["pid"] == process.pid:
-                        return Death(describe_exit(process.returncode), is_blamed=True)
+                        return self._exited(process.returncode)
                 case "silence":
                     self._kill(process)
                     return Death(f"hung: a step took longer than {self._step_timeout_s:g} s", is_blamed=True)
                 case "close":
                     return self._stop(process)
+
+    def _exited(self, code: int) -> Death:
+        return RETIRED if self.is_stale and code == 0 else Death(describe_exit(code), is_blamed=True)
 
     def _next(self, timeout: float | None) -> Message | None:
         """What happens next; None when nothing does in time."""

@@ -55,7 +55,8 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
     gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
     tidy_up(queue, gallery)
     restore_jobs(queue, gallery, settings.limits, read_metadata, settings.queue.keep_finished)
-    link = EngineLink(socket_path(settings.node), lambda message: obey(message, wakeup, stop))
+    retire = StopRequest(wakeup)
+    link = EngineLink(socket_path(settings.node), lambda message: obey(message, wakeup, stop, retire))
     worker = Worker(
         queue,
         gallery,
@@ -63,6 +64,7 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
         send=link.send,
         wakeup=wakeup,
         stop=stop,
+        retire=retire,
         make_publish_copy=publish_copier(settings.mqtt) if settings.mqtt.enabled else None,
         notifier=notifier,
         idle_unload_s=settings.engine.idle_unload_s,
@@ -89,10 +91,12 @@ def tidy_up(queue: JobQueue, gallery: Gallery) -> None:
     gallery.apply_retention()
 
 
-def obey(message: Message, wakeup: Wakeup, stop: StopRequest) -> None:
+def obey(message: Message, wakeup: Wakeup, stop: StopRequest, retire: StopRequest) -> None:
     """What the front says; its hello is a reason to look for work, too."""
     if message["type"] == "stop":
         stop.ask()
+    elif message["type"] == "retire":
+        retire.ask()
     elif message["type"] in ("wake", "hello"):
         wakeup.wake()
 

@@ -36,7 +36,7 @@ class Worker:
     Args:
         send: tells the front; never fails.
         make_publish_copy: bytes small enough to send of a picture file, and their suffix; None: no copies.
-        wakeup: ends its idle wait. stop: ends its work, within one step.
+        wakeup: ends its idle wait. stop: ends its work, within one step. retire: ends it between two jobs.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Worker:
         send: Callable[[Message], object],
         wakeup: Wakeup,
         stop: StopRequest,
+        retire: StopRequest | None = None,
         make_publish_copy: Callable[[Path], tuple[bytes, str]] | None = None,
         notifier: SystemdNotifier | None = None,
         idle_unload_s: float = 0.0,
@@ -59,6 +60,7 @@ class Worker:
         self._send = send
         self._wakeup = wakeup
         self._stop = stop
+        self._retire = retire or StopRequest(wakeup)
         self._make_publish_copy = make_publish_copy
         self._notifier = notifier or SystemdNotifier({})
         self._idle_unload_s = idle_unload_s
@@ -67,7 +69,7 @@ class Worker:
     def run(self) -> None:
         """Returns when asked to stop."""
         idle_since: float | None = None
-        while not self._stop.is_asked:
+        while not (self._stop.is_asked or self._retire.is_asked):
             self._notifier.alive()
             if (job := self._claim()) is not None:
                 self._work(job)

@@ -38,6 +38,72 @@ def test_diff_of_nothing_is_nothing(device):
     assert device.run("config", "show", "--diff").stdout == ""
 
 
+def test_diff_is_show_diff(device):
+    assert device.run("config", "diff").stdout == device.run("config", "show", "--diff").stdout != ""
+    assert (
+        device.run("config", "diff", "--json").stdout
+        == device.run("config", "show", "--diff", "--json").stdout
+    )
+
+
+def test_show_says_where_each_value_comes_from(device):
+    device.write_config('[[buttons]]\npin = 17\nprompts = ["x"]\n')
+    (device.home / "conf.d").mkdir()
+    drop_in = device.home / "conf.d/10-broker.toml"
+    drop_in.write_text('# the broker\n[mqtt]\nhost = "broker"\n')
+    shown = device.run("config", "show", env={"EDGEGEN_MQTT__PORT": "1884"}).stdout.splitlines()
+    for line in [
+        f"{'host = ' + chr(34) + 'broker' + chr(34):<40}  # {drop_in}:3",
+        f"{'port = 1884':<40}  # EDGEGEN_MQTT__PORT",
+        f"{'keepalive_s = 30':<40}  # default",
+        f"{'threads = 1':<40}  # {device.config}:8",
+        f"{'pin = 17':<40}  # {device.config}:10",
+        f"{'# led is empty':<40}  # default",
+    ]:
+        assert line in shown
+    told = json.loads(device.run("config", "show", "--json", "--origins").stdout)
+    assert told["mqtt.host"] == {"value": "broker", "origin": f"{drop_in}:3"}
+    assert told["buttons.0.prompts"] == {"value": ["x"], "origin": f"{device.config}:11"}
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("engine.pack", "tiny\n"),
+        ("engine.threads", "1\n"),
+        ("mqtt.tls", "false\n"),
+        ("gallery.dir", ""),
+        ("buttons.0.prompts", '["a cat", "a dog"]\n'),
+        ("queue", "max_jobs = 1000\nmax_attempts = 3\nkeep_finished = 1000\n"),
+    ],
+)
+def test_get_a_value(device, key, said):
+    device.write_config('[[buttons]]\npin = 17\nprompts = ["a cat", "a dog"]\n')
+    result = device.run("config", "get", key)
+    assert (result.exit_code, result.stdout) == (0, said)
+
+
+def test_get_as_json_and_its_origin(device):
+    assert json.loads(device.run("config", "get", "engine", "--json").stdout)["threads"] == 1
+    assert device.run("config", "get", "engine.threads", "--origin").stdout == f"{device.config}:8\n"
+    assert device.run("config", "get", "mqtt.port", "--origin").stdout == "default\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("mqtt.prot", "did you mean mqtt.port or"),
+        ("port", "did you mean mqtt.port?"),
+        ("buttons.0.pin", "no such element: buttons has 0"),
+        ("mqtt.port.x", "no such key"),
+    ],
+)
+def test_get_an_unknown_key(device, key, said):
+    result = device.run("config", "get", key)
+    assert (result.exit_code, result.stdout) == (78, "")
+    assert said in result.stderr
+
+
 def test_validate_says_what_it_checked(device):
     result = device.run("config", "validate")
     assert (result.exit_code, result.stdout) == (0, f"{device.config}: fine\n")
@@ -65,8 +131,30 @@ def test_validate_json_names_key_and_value(device):
     result = device.run("config", "validate", "--json", env={"EDGEGEN_MQTT__PORT": "0"})
     told = json.loads(result.stdout)
     assert (result.exit_code, told["ok"]) == (78, False)
-    assert [(p["key"], p["value"]) for p in told["problems"]] == [("mqtt.port", 0)]
+    assert told["problems"] == [
+        {
+            "file": "EDGEGEN_MQTT__PORT",
+            "line": None,
+            "key": "mqtt.port",
+            "value": 0,
+            "allowed": "1 to 65535",
+            "message": "0 is not allowed: 1 to 65535",
+        }
+    ]
     assert json.loads(device.run("config", "validate", "--json").stdout) == {"ok": True, "problems": []}
+
+
+def test_validate_sees_the_files_beside_it(device):
+    (device.home / "conf.d").mkdir()
+    drop_in = device.home / "conf.d/10.toml"
+    drop_in.write_text("")
+    assert device.run("config", "validate").stdout == f"{device.config} with 1 in conf.d: fine\n"
+    drop_in.write_text('[gallery]\nformat = "pngg"\n')
+    result = device.run("config", "validate", "--json")
+    (problem,) = json.loads(result.stdout)["problems"]
+    assert (result.exit_code, problem["file"], problem["line"]) == (78, str(drop_in), 2)
+    assert (problem["allowed"], problem["value"]) == ("png | webp | jpeg", "pngg")
+    assert "did you mean png?" in problem["message"]
 
 
 @pytest.mark.parametrize("name", ["missing.toml", "."])

@@ -28,7 +28,9 @@ def write(tmp_path: Path, text: str | bytes) -> Path:
 def problems(path: Path | None, environ: dict[str, str] | None = None) -> dict[str, str]:
     with pytest.raises(ConfigError) as caught:
         load_settings(path, environ or {})
-    return {problem.field: problem.message for problem in caught.value.problems}
+    return {
+        problem.field: str(problem).removeprefix(f"{problem.field}: ") for problem in caught.value.problems
+    }
 
 
 def test_file_then_environment(tmp_path):
@@ -102,20 +104,19 @@ def test_every_problem_at_once(tmp_path):
         """,
     )
     found = problems(path, {"EDGEGEN_LIMITS__SIDE": "many", "EDGEGEN_NODE__NAME": "a b"})
-    at = f"({path})"
     assert found == {
-        "nonsense": f"unknown key; known are buttons, engine, gallery, limits, mqtt, node, queue {at}",
-        "mqtt.port": f'must be a whole number, not "1883" {at}',
-        "mqtt.hots": f"unknown key; did you mean host? {at}",
-        "mqtt.keepalive_s": f"4 is not allowed: 5 to 3600 {at}",
-        "mqtt.image_format": f"\"gif\" is not one of 'jpeg', 'webp' or 'png' {at}",
-        "engin": f"unknown key; did you mean engine? {at}",
+        "nonsense": f"unknown key; known are buttons, engine, gallery, limits, mqtt, node, queue ({path}:2)",
+        "mqtt.port": f'must be a whole number, 1 to 65535, not "1883" ({path}:4)',
+        "mqtt.hots": f"unknown key; did you mean host? ({path}:5)",
+        "mqtt.keepalive_s": f"4 is not allowed: 5 to 3600 ({path}:6)",
+        "mqtt.image_format": f"\"gif\" is not one of 'jpeg', 'webp' or 'png' ({path}:7)",
+        "engin": f"unknown key; did you mean engine? ({path}:8)",
         "limits.guidance": found["limits.guidance"],
-        "limits.steps": f"must be a whole number, not 2.5 {at}",
-        "limits.side": 'must be a whole number, not "many" (EDGEGEN_LIMITS__SIDE)',
+        "limits.steps": f"must be a whole number, 1 to 1000, not 2.5 ({path}:11)",
+        "limits.side": 'must be a whole number, 64 to 4096, not "many" (EDGEGEN_LIMITS__SIDE)',
         "node.name": found["node.name"],
-        "queue.max_jobs": f"must be a whole number, not true {at}",
-        "buttons.0.pin": f"99 is not allowed: 0 to 27 {at}",
+        "queue.max_jobs": f"must be a whole number, 1 to 100000, not true ({path}:13)",
+        "buttons.0.pin": f"99 is not allowed: 0 to 27 ({path}:15)",
         "buttons.0.prompts": found["buttons.0.prompts"],
     }
     assert "not allowed: 1 to 100" in found["limits.guidance"] or "NaN" in found["limits.guidance"]
@@ -135,7 +136,11 @@ def test_unknown_environment_keys_are_told():
     ("text", "said"),
     [
         ("[mqtt\n", "line 1, column 6"),
-        (b"\xff", "not UTF-8"),
+        (b"[mqtt]\nhost = '\xff'\n", "config.toml:2: is not UTF-8 text (byte 0xff at offset 15)"),
+        ("[mqtt]".encode("utf-16"), "it looks like UTF-16"),
+        ("[mqtt]\nhost = ", "config.toml:2: is no TOML: Invalid value at the end of the file"),
+        ("x = " + "[" * 5000, "nested too deeply"),
+        ("#" * 1_048_577, "larger than 1048576 bytes"),
         ("[mqtt]\nport = 1\nport = 2\n", "is no TOML"),
         ("mqtt = 5", "must be a [table]"),
     ],
