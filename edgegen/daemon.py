@@ -10,13 +10,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
-from .jobs.configfile import data_dir, database_path, gallery_dir, run_dir, socket_path
-from .jobs.configreload import (
+from .config.files import data_dir, database_path, gallery_dir, run_dir, socket_path
+from .config.reload import (
     ENGINE_SECTIONS,
     FRONT_ENDS,
     ConfigSource,
     LiveConfig,
-    ReloadRequest,
     touches,
 )
 from .jobs.diskspace import DiskReserve
@@ -31,7 +30,7 @@ from .jobs.service import JobService, new_job_id
 from .jobs.shell import describe_job
 from .jobs.supervisor import Supervisor
 from .jobs.thermal import cpu_temperature
-from .jobs.wakeup import StopRequest, Wakeup
+from .jobs.wakeup import ReloadRequest, StopRequest, Wakeup
 from .jobs.wire import Message
 from .safemode import wait_in_safe_mode
 from .settings import LimitSettings, MqttSettings, Settings

@@ -6,6 +6,7 @@ and an `exit_code` for shells. The message names the thing, the value and the al
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 
@@ -131,3 +132,13 @@ class PinsError(EdgegenError, OSError):
 
     code = "no_pins"
     exit_code = 8
+
+
+def shorten(value: object, limit: int = 60) -> str:
+    """A value as people can read it in one line of a message."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=repr)
+    except (ValueError, RecursionError):
+        text = f"a {type(value).__name__}"
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

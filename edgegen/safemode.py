@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from .config.files import database_path, gallery_dir, salvaged_settings, socket_path
+from .config.reload import ConfigSource
 from .errors import ConfigError, EdgegenError, Problem
-from .jobs.configfile import database_path, gallery_dir, salvaged_settings, socket_path
-from .jobs.configreload import ConfigSource, ReloadRequest
 from .jobs.gallery import Gallery
 from .jobs.hub import Hub
 from .jobs.queue import JobQueue
 from .jobs.sdnotify import SystemdNotifier
 from .jobs.service import JobService
-from .jobs.wakeup import StopRequest, Wakeup
+from .jobs.wakeup import ReloadRequest, StopRequest, Wakeup
 from .jobs.wire import Message
 from .settings import Settings
 

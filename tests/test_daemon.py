@@ -19,8 +19,8 @@ import paho.mqtt.client as paho
 import pytest
 from PIL import Image
 
+from edgegen.config.files import database_path
 from edgegen.daemon import FrontEnds
-from edgegen.jobs.configfile import database_path
 from edgegen.jobs.job import Job, JobRequest, JobState
 from edgegen.jobs.link import FrontError, ShellLink
 from edgegen.jobs.queue import JobQueue

@@ -15,8 +15,8 @@ from pathlib import Path
 import paho.mqtt.client as paho
 import pytest
 
-from edgegen.jobs.configfile import load_settings
-from edgegen.jobs.configtrial import trial_file
+from edgegen.config.files import load_settings
+from edgegen.config.trials import trial_file
 from edgegen.jobs.job import JobState
 from edgegen.jobs.link import FrontError, ShellLink
 

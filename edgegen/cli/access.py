@@ -32,7 +32,7 @@ def connect(node: NodeSettings) -> ShellLink:
     Raises:
         FrontError: it does not run, or does not answer.
     """
-    from edgegen.jobs.configfile import socket_path
+    from edgegen.config.files import socket_path
     from edgegen.jobs.link import ShellLink
 
     return ShellLink(socket_path(node), DAEMON_TIMEOUT_S)
@@ -81,7 +81,7 @@ class JobAccess:
 
     @property
     def database_path(self) -> Path:
-        from edgegen.jobs.configfile import database_path
+        from edgegen.config.files import database_path
 
         return database_path(self._settings.node)
 
@@ -160,7 +160,7 @@ class JobAccess:
 
     def _admit(self, queue: JobQueue) -> None:
         """The same reserve as the daemon keeps."""
-        from edgegen.jobs.configfile import gallery_dir
+        from edgegen.config.files import gallery_dir
         from edgegen.jobs.diskspace import DiskReserve
         from edgegen.jobs.gallery import Gallery
 

@@ -21,7 +21,7 @@ from edgegen.errors import BadRequest, ConfigError, EdgegenError
 from .output import complain, note, say
 
 if TYPE_CHECKING:
-    from edgegen.jobs.configfile import Effective
+    from edgegen.config.files import Effective
     from edgegen.settings import Settings
 
 COMMANDS = {
@@ -68,14 +68,14 @@ class App:
     @cached_property
     def effective(self) -> Effective:
         """The same with the origin of every value; raises as `settings` does."""
-        from edgegen.jobs.configfile import load_effective
+        from edgegen.config.files import load_effective
 
         return load_effective(self.config_file)
 
     @property
     def salvaged(self) -> Settings:
         """What is right of the configuration as it is now; enough to find the daemon. Raises nothing."""
-        from edgegen.jobs.configfile import salvaged_settings
+        from edgegen.config.files import salvaged_settings
 
         return salvaged_settings(self.config_file)
 

@@ -15,7 +15,7 @@ from .configtry import confirm, rollback, sweep, try_
 from .output import say, say_json
 
 if TYPE_CHECKING:
-    from edgegen.jobs.configfile import Effective
+    from edgegen.config.files import Effective
 
     from .reference import Entry
 
@@ -135,7 +135,7 @@ def validate(app: App, file: Path | None, as_json: bool) -> None:
       edgegen config validate kiosk.toml
       edgegen config validate kiosk.toml --json
     """
-    from edgegen.jobs.configfile import check_config
+    from edgegen.config.files import check_config
 
     path = file or app.config_file
     problems = check_config(path)
@@ -162,8 +162,8 @@ def problem_json(problem: Problem) -> dict[str, Any]:
 
 def file_in_use(path: Path | None) -> str:
     """The configuration file's name and how many drop-ins stand beside it, or that there is none."""
-    from edgegen.jobs.configfile import find_config_file
-    from edgegen.jobs.configlayers import DROP_INS, config_files
+    from edgegen.config.files import find_config_file
+    from edgegen.config.layers import DROP_INS, config_files
 
     found = path or find_config_file()
     if not found:

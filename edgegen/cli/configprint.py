@@ -10,8 +10,8 @@ from .app import fail
 from .reference import entries, toml_value, unknown_key
 
 if TYPE_CHECKING:
-    from edgegen.jobs.configlayers import Layers
-    from edgegen.jobs.tomllines import Loc
+    from edgegen.config.layers import Layers
+    from edgegen.config.tomllines import Loc
     from edgegen.settings import Settings
 
 COMMENT_COLUMN = 40

@@ -13,7 +13,7 @@ from .app import App, pass_app
 from .output import note, say
 
 if TYPE_CHECKING:
-    from edgegen.jobs.tomltext import Change
+    from edgegen.config.tomltext import Change
 
 
 @click.command("set")
@@ -33,7 +33,7 @@ def set_(ctx: click.Context, app: App, words: tuple[str, ...]) -> None:
       edgegen config set mqtt.host=broker.local mqtt.tls=true
       edgegen config set buttons.0.pin=17 'buttons.0.prompts=["a red apple"]'
     """
-    from edgegen.jobs.configedit import parse_assignment, parse_change
+    from edgegen.config.edit import parse_assignment, parse_change
 
     if len(words) == 2 and "=" not in words[0]:
         changes = [parse_change(*words)]
@@ -55,7 +55,7 @@ def unset(app: App, keys: tuple[str, ...]) -> None:
       edgegen config unset mqtt.keepalive_s
       edgegen config unset buttons.1
     """
-    from edgegen.jobs.configedit import parse_change
+    from edgegen.config.edit import parse_change
 
     change_files(app, [parse_change(key, None) for key in keys])
 
@@ -66,10 +66,10 @@ def change_files(app: App, changes: list[Change]) -> None:
     Raises:
         ConfigError: the result would not be right, so nothing is written. StorageError: it cannot be.
     """
-    from edgegen.jobs.configedit import main_file, plan_edit
-    from edgegen.jobs.configfile import check_config
-    from edgegen.jobs.configstore import config_lock, replace_config
-    from edgegen.jobs.configtrial import current_trial
+    from edgegen.config.edit import main_file, plan_edit
+    from edgegen.config.files import check_config
+    from edgegen.config.store import config_lock, replace_config
+    from edgegen.config.trials import current_trial
 
     main = main_file(app.config_file, os.environ)
     with config_lock(main.parent):

@@ -51,10 +51,10 @@ def try_(ctx: click.Context, app: App, words: tuple[str, ...], timeout_s: int) -
       edgegen config try --timeout 300 new.toml
       edgegen config confirm
     """
-    from edgegen.jobs import configtrial
-    from edgegen.jobs.configedit import main_file
-    from edgegen.jobs.configfile import check_config, load_effective
-    from edgegen.jobs.configreload import changed_keys, waits_for_restart
+    from edgegen.config import trials
+    from edgegen.config.edit import main_file
+    from edgegen.config.files import check_config, load_effective
+    from edgegen.config.reload import changed_keys, waits_for_restart
 
     from .doctor import print_check
 
@@ -64,7 +64,7 @@ def try_(ctx: click.Context, app: App, words: tuple[str, ...], timeout_s: int) -
     if problems := check_config(main, os.environ, texts):
         raise ConfigError([as_in(words[0], main, problem) for problem in problems])
     settings = load_effective(main, os.environ, texts).settings
-    trial = configtrial.begin(main, texts, timeout_s)
+    trial = trials.begin(main, texts, timeout_s)
     tell_daemon(before)
     if waiting := [key for key in changed_keys(before, settings) if waits_for_restart(key)]:
         note(f"a running daemon must start again for: {', '.join(waiting)}")
@@ -72,15 +72,15 @@ def try_(ctx: click.Context, app: App, words: tuple[str, ...], timeout_s: int) -
     for check in health_checks(settings, before):
         print_check(check)
         healthy = healthy and check.state != "bad"
-    if not healthy or not trial.is_good(configtrial.boot_time()):
-        configtrial.rollback(main)
+    if not healthy or not trial.is_good(trials.boot_time()):
+        trials.rollback(main)
         tell_daemon(before)
         note(
             "rolled back: "
             + ("the time was over before the checks were done" if healthy else "a check failed")
         )
         ctx.exit(TRIED_BADLY)
-    left = trial.left_s(configtrial.boot_time())
+    left = trial.left_s(trials.boot_time())
     say(f"in use for {left:.0f} s more; make it permanent with: edgegen config confirm")
 
 
@@ -95,11 +95,11 @@ def confirm(app: App) -> None:
     Example:
       edgegen config confirm
     """
-    from edgegen.jobs import configtrial
-    from edgegen.jobs.configedit import main_file
+    from edgegen.config import trials
+    from edgegen.config.edit import main_file
 
     main = main_file(app.config_file, os.environ)
-    for file in configtrial.confirm(main):
+    for file in trials.confirm(main):
         say(f"{file}: written")
     tell_daemon(app.salvaged)
 
@@ -113,11 +113,11 @@ def rollback(app: App) -> None:
     Example:
       edgegen config rollback
     """
-    from edgegen.jobs import configtrial
-    from edgegen.jobs.configedit import main_file
+    from edgegen.config import trials
+    from edgegen.config.edit import main_file
 
     main = main_file(app.config_file, os.environ)
-    if configtrial.rollback(main):
+    if trials.rollback(main):
         say(f"{main}: the trial is over, all is as before")
     else:
         restore(main)
@@ -130,9 +130,9 @@ def restore(main: Path) -> None:
     Raises:
         ConfigError: nothing was kept, or it would not be right today.
     """
-    from edgegen.jobs.configfile import check_config
-    from edgegen.jobs.configlayers import read_text
-    from edgegen.jobs.configstore import backups, config_lock, replace_config
+    from edgegen.config.files import check_config
+    from edgegen.config.layers import read_text
+    from edgegen.config.store import backups, config_lock, replace_config
 
     with config_lock(main.parent):
         kept = backups(main)
@@ -147,8 +147,8 @@ def restore(main: Path) -> None:
 
 def texts_to_try(app: App, words: tuple[str, ...]) -> dict[Path, str]:
     """One file's text in place of the main file, or the changed texts of the files that decide."""
-    from edgegen.jobs.configedit import main_file, parse_assignment, plan_edit
-    from edgegen.jobs.configlayers import read_text
+    from edgegen.config.edit import main_file, parse_assignment, plan_edit
+    from edgegen.config.layers import read_text
 
     if len(words) == 1 and "=" not in words[0]:
         return {main_file(app.config_file, os.environ): read_text(Path(words[0]))}
@@ -162,7 +162,7 @@ def as_in(word: str, main: Path, problem: Problem) -> Problem:
     """The same, standing in the file that was given rather than in the one it would replace."""
     from dataclasses import replace
 
-    from edgegen.jobs.configproblem import ConfigProblem
+    from edgegen.config.problem import ConfigProblem
 
     if "=" in word or not isinstance(problem, ConfigProblem) or problem.origin.place != str(main):
         return problem
@@ -223,7 +223,7 @@ def daemon_pid(settings: Settings) -> int:
     Raises:
         FrontError: none runs. KeyError: one of an earlier version, that tells no pid.
     """
-    from edgegen.jobs.configfile import socket_path
+    from edgegen.config.files import socket_path
     from edgegen.jobs.link import ShellLink
 
     path = socket_path(settings.node)
@@ -235,14 +235,14 @@ def daemon_pid(settings: Settings) -> int:
 
 def sweep(app: App) -> None:
     """Whoever comes first after a trial clears it away; one that goes on is mentioned."""
-    from edgegen.jobs import configtrial
-    from edgegen.jobs.configedit import main_file
+    from edgegen.config import trials
+    from edgegen.config.edit import main_file
 
-    main, now = main_file(app.config_file, os.environ), configtrial.boot_time()
-    if trial := configtrial.current_trial(main, now):
+    main, now = main_file(app.config_file, os.environ), trials.boot_time()
+    if trial := trials.current_trial(main, now):
         note(f"a trial goes on for {trial.left_s(now):.0f} s more")
     try:
-        if done := configtrial.sweep(main, now):
+        if done := trials.sweep(main, now):
             note(done)
             tell_daemon(app.salvaged)
     except StorageError:

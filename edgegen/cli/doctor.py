@@ -106,7 +106,7 @@ def clock_check() -> Check:
 
 
 def folder_checks(settings: Settings) -> Iterator[Check]:
-    from edgegen.jobs.configfile import database_path, gallery_dir, run_dir
+    from edgegen.config.files import database_path, gallery_dir, run_dir
 
     from . import checks
 

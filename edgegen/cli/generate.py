@@ -101,7 +101,7 @@ def wanted_data(prompt: str | None, source: Path | None, options: dict[str, Any]
 
 def choose_pack(app: App, name: str | None) -> Pack:
     """The pack of that name or folder, by default the configured one."""
-    from edgegen.jobs.configfile import pack_dirs
+    from edgegen.config.files import pack_dirs
     from edgegen.pack import find_pack
 
     return find_pack(name or app.settings.engine.pack, pack_dirs(app.settings))

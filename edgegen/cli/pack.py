@@ -27,7 +27,7 @@ def locate(name: str, settings: Settings) -> Pack:
         UnknownPack: nothing of that name is installed.
         PackError: its pack.json cannot be read.
     """
-    from edgegen.jobs.configfile import pack_dirs
+    from edgegen.config.files import pack_dirs
     from edgegen.pack import Pack, find_pack, read_manifest, scan_packs
 
     folders = pack_dirs(settings)
@@ -86,7 +86,7 @@ def list_(app: App, as_json: bool) -> None:
       edgegen pack list
       edgegen pack list --json | jq -r '.packs[].name'
     """
-    from edgegen.jobs.configfile import pack_dirs
+    from edgegen.config.files import pack_dirs
     from edgegen.pack import scan_packs
 
     packs, broken = scan_packs(pack_dirs(app.settings))

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from edgegen.jobs.tomltext import toml_value
+from edgegen.config.tomltext import toml_value
 from edgegen.settings import Settings
 
 NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
@@ -98,7 +98,7 @@ def section_entries(section: str, model: type[BaseModel], listed: bool) -> Itera
 
 
 def env_name(section: str, name: str) -> str:
-    """`engine`, `threads` -> `EDGEGEN_ENGINE__THREADS`, as `jobs.configfile` reads it."""
+    """`engine`, `threads` -> `EDGEGEN_ENGINE__THREADS`, as `config.files` reads it."""
     return f"EDGEGEN_{section}__{name}".upper()
 
 

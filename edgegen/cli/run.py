@@ -33,8 +33,8 @@ def run(ctx: click.Context, app: App, front_only: bool) -> None:
       edgegen --config /etc/edgegen/config.toml run --front-only
       EDGEGEN_MQTT__ENABLED=true edgegen -v run
     """
+    from edgegen.config.reload import ConfigSource
     from edgegen.daemon import run_front
-    from edgegen.jobs.configreload import ConfigSource
 
     log_what_happens(app)
     source = ConfigSource(app.config_file)

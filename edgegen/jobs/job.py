@@ -10,9 +10,9 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
 
-from ..errors import BadRequest, Problem
+from ..errors import BadRequest, Problem, shorten
 from ..settings import SAMPLERS, SCHEDULES, LimitSettings
-from .payload import decode_payload, shorten
+from .payload import decode_payload
 
 JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 PACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from ..errors import BadRequest
+from ..errors import BadRequest, shorten
 
 
 def decode_payload(payload: bytes | bytearray | str | dict[str, Any]) -> dict[str, Any]:
@@ -55,13 +55,3 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise BadRequest(f"the payload gives {shorten(twice)} twice: give it once")
     return data
-
-
-def shorten(value: object, limit: int = 60) -> str:
-    """A value as people can read it in one line of a message."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, default=repr)
-    except (ValueError, RecursionError):
-        text = f"a {type(value).__name__}"
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -57,3 +57,24 @@ class StopRequest:
 
         for number in before:
             signal.signal(number, handle)
+
+
+class ReloadRequest:
+    """Set by SIGHUP; wakes its waiter."""
+
+    def __init__(self, wakeup: Wakeup):
+        self._wakeup = wakeup
+        self._is_asked = False
+
+    def install(self) -> None:
+        """Main thread only."""
+        signal.signal(signal.SIGHUP, lambda *_: self.ask())
+
+    def ask(self) -> None:
+        self._is_asked = True
+        self._wakeup.wake()
+
+    def take(self) -> bool:
+        """Whether it was asked for since the last time."""
+        was_asked, self._is_asked = self._is_asked, False
+        return was_asked

@@ -13,10 +13,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from ..config.files import data_dir, database_path, gallery_dir, pack_dirs, socket_path
 from ..engine.metadata import read_metadata
 from ..errors import EdgegenError
 from ..settings import MqttSettings, Settings
-from .configfile import data_dir, database_path, gallery_dir, pack_dirs, socket_path
 from .enginelock import engine_lock
 from .gallery import SUFFIXES, Gallery
 from .link import EngineLink

@@ -22,7 +22,7 @@ from PIL import Image
 from .autoencoder import LATENT_CHANNELS
 from .captions import colours_seen, judged_caption, own_tags, random_caption
 from .data import PICTURES_PACKAGE, SIZE, Emoji, composite, emoji_list, load_rgba, taught
-from .drawing import SIDE, Words, build_scheduler, draw
+from .drawing import SIDE, STEPS, Words, build_scheduler, draw
 from .hearing import hearing
 from .palette import BACKGROUNDS
 from .precision import mixed_precision
@@ -33,7 +33,7 @@ PACK_DEFAULTS = {
     "name": "pocket",
     "title": "Small things in bright colours: edgegen's own model, 256x256",
     "family": "sd1",
-    "defaults": {"sampler": "ddim", "steps": 8, "guidance": 2.0, "width": SIZE, "height": SIZE},
+    "defaults": {"sampler": "ddim", "steps": STEPS, "guidance": 1.0, "width": SIZE, "height": SIZE},
     "sizes": {"min": SIZE, "max": SIZE, "multiple": 64},
     "licence": "Apache-2.0; trained from Microsoft's Fluent Emoji (MIT)",
 }

@@ -6,7 +6,7 @@ import tomllib
 import pytest
 
 from edgegen.cli import reference
-from edgegen.jobs.configfile import load_settings
+from edgegen.config.files import load_settings
 from edgegen.settings import Settings
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgegen.jobs.configstore import backups
+from edgegen.config.store import backups
 
 
 def test_set_changes_one_value_and_keeps_the_old_file(device):

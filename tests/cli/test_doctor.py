@@ -10,7 +10,7 @@ from edgegen.cli import services
 from edgegen.cli.app import App
 from edgegen.cli.doctor import all_checks
 from edgegen.cli.machine import Roots
-from edgegen.jobs.configfile import load_settings
+from edgegen.config.files import load_settings
 from tests.support import free_port
 
 

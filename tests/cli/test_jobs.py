@@ -6,8 +6,8 @@ import re
 import pytest
 
 from edgegen.cli import jobs as jobs_module
+from edgegen.config.files import database_path, load_settings, socket_path
 from edgegen.errors import BadRequest, StorageError
-from edgegen.jobs.configfile import database_path, load_settings, socket_path
 from edgegen.jobs.hub import Hub
 from edgegen.jobs.job import JobState, parse_request
 from edgegen.jobs.queue import JobQueue

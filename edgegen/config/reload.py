@@ -4,48 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, Problem, StorageError
 from ..settings import Settings
-from .configfile import chosen_file, load_settings
-from .configtrial import BootTime, boot_time, current_trial, sweep
-from .wakeup import Wakeup
+from .files import chosen_file, load_settings
+from .trials import BootTime, boot_time, current_trial, sweep
 
 log = logging.getLogger(__name__)
 
 FRONT_ENDS = {"mqtt": ("mqtt", "limits"), "buttons": ("buttons",)}  # by name: the sections it is made of
-ENGINE_SECTIONS = (
-    "engine",
-    "limits",
-    "gallery",
-    "mqtt",
-)  # what a new engine is told; gallery.dir is not live
+ENGINE_SECTIONS = ("engine", "limits", "gallery", "mqtt")  # what a new engine is told
 AT_RESTART = ("node", "queue", "gallery.dir")
-
-
-class ReloadRequest:
-    """Set by SIGHUP; wakes its waiter."""
-
-    def __init__(self, wakeup: Wakeup):
-        self._wakeup = wakeup
-        self._is_asked = False
-
-    def install(self) -> None:
-        """Main thread only."""
-        signal.signal(signal.SIGHUP, lambda *_: self.ask())
-
-    def ask(self) -> None:
-        self._is_asked = True
-        self._wakeup.wake()
-
-    def take(self) -> bool:
-        """Whether it was asked for since the last time."""
-        was_asked, self._is_asked = self._is_asked, False
-        return was_asked
 
 
 class ConfigSource:

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from ..errors import shorten
 from ..settings import Settings
-from .configproblem import ConfigProblem, Origin
-from .payload import shorten
+from .problem import ConfigProblem, Origin
 from .tomllines import Loc
 
 _TYPES = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from edgegen.config.files import check_config, find_config_file, load_effective
 from edgegen.errors import ConfigError
-from edgegen.jobs.configfile import check_config, find_config_file, load_effective
 from edgegen.settings import Settings
 
 

@@ -19,10 +19,10 @@ from pydantic import ValidationError
 from ..errors import ConfigError, Problem
 from ..pack import builtin_packs_dir
 from ..settings import ButtonSettings, NodeSettings, Settings
-from .confighelp import describe_problems
-from .configlayers import DROP_INS, Layer, Layers, read_layers
-from .configproblem import ConfigProblem, Origin
-from .configtrial import current_trial
+from .help import describe_problems
+from .layers import DROP_INS, Layer, Layers, read_layers
+from .problem import ConfigProblem, Origin
+from .trials import current_trial
 
 SOCKET_NAME = "edgegen.sock"
 DATABASE_NAME = "edgegen.db"

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import ConfigError, StorageError
-from .configstore import config_lock, replace_config, sync_folder, write_atomically
+from .store import config_lock, replace_config, sync_folder, write_atomically
 
 SUFFIX = ".trial"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgegen.errors import ConfigError
-from edgegen.jobs.configfile import (
+from edgegen.config.files import (
     data_dir,
     database_path,
     find_config_file,
@@ -16,6 +15,7 @@ from edgegen.jobs.configfile import (
     run_dir,
     socket_path,
 )
+from edgegen.errors import ConfigError
 from edgegen.settings import NodeSettings, Settings
 
 

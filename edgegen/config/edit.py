@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError, Problem
-from .configfile import chosen_file, default_places
-from .confighelp import is_listed
-from .configlayers import Layer, Layers, read_layers, value_of_text
+from .files import chosen_file, default_places
+from .help import is_listed
+from .layers import Layer, Layers, read_layers, value_of_text
 from .tomllines import Loc
 from .tomltext import CannotEdit, Change, edit_toml
 

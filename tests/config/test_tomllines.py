@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgegen.cli.reference import toml_value
-from edgegen.jobs.tomllines import key_lines
+from edgegen.config.tomllines import key_lines
 
 EVERY_FORM = '''# a comment with = and [brackets]
 top = 1 # [not.a.table]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgegen.jobs.tomltext import CannotEdit, Change, edit_toml, toml_value
+from edgegen.config.tomltext import CannotEdit, Change, edit_toml, toml_value
 
 FILE = """\
 # the kiosk by the door

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edgegen.jobs import configtrial
-from edgegen.jobs.configfile import salvaged_settings
-from edgegen.jobs.configreload import ConfigSource, LiveConfig, changed_keys
+from edgegen.config import trials
+from edgegen.config.files import salvaged_settings
+from edgegen.config.reload import ConfigSource, LiveConfig, changed_keys
 from edgegen.settings import Settings
 
 
@@ -57,14 +57,14 @@ def test_a_broken_one_changes_nothing_and_says_so(main, live, caplog):
 
 def test_a_trial_is_watched_and_rolled_back(main, live):
     assert live.trial_left_s() is None
-    configtrial.begin(main, {main: "[limits]\nside = 64\n"}, 60)
+    trials.begin(main, {main: "[limits]\nside = 64\n"}, 60)
     assert live.reload() == ["limits.side"]
     assert 0 < live.trial_left_s() <= 60
     assert 0 < live.describe()["trial_left_s"] <= 60
-    over = configtrial.boot_time()
-    stored = configtrial.stored_trial(main)
+    over = trials.boot_time()
+    stored = trials.stored_trial(main)
     main.with_name("config.toml.trial").unlink()
-    configtrial.begin(main, stored.texts, 0.0, over)
+    trials.begin(main, stored.texts, 0.0, over)
     assert live.trial_left_s() == 0
     assert live.reload() == ["limits.side"]
     assert live.settings.limits.side == 512

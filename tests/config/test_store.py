@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from edgegen.config.store import KEPT, backups, config_lock, replace_config
 from edgegen.errors import StorageError
-from edgegen.jobs.configstore import KEPT, backups, config_lock, replace_config
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_one_change_at_a_time(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from edgegen.jobs.configstore import config_lock
+from edgegen.config.store import config_lock
 with config_lock(Path(sys.argv[1])):
     print("in", flush=True)
 """

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from ..errors import ConfigError, Problem
-from .confighelp import field_of
-from .configproblem import ConfigProblem, Origin
+from .help import field_of
+from .problem import ConfigProblem, Origin
 from .tomllines import Loc, key_lines
 
 ENV_PREFIX = "EDGEGEN_"
