@@ -15,7 +15,7 @@ from edgegen.cli.request import SAMPLERS as SHOWN_SAMPLERS
 from edgegen.cli.request import SCHEDULES as SHOWN_SCHEDULES
 from edgegen.diffusion.schedulers import SCHEDULERS
 from edgegen.diffusion.sigma_schedules import SIGMA_SCHEDULES
-from edgegen.engine.metadata import _SAMPLER_NAMES, _SCHEDULE_NAMES
+from edgegen.engine.metadata import SAMPLER_NAMES, SCHEDULE_NAMES
 from edgegen.errors import PackError, StorageError, UnknownPack
 from edgegen.pack import (
     MANIFEST_MAX_BYTES,
@@ -250,8 +250,8 @@ def test_a_broken_pack_is_not_just_unknown(folder: Path, tmp_path: Path) -> None
 
 def test_samplers_and_schedules_are_the_same_everywhere() -> None:
     assert set(get_args(Sampler)) == set(SCHEDULERS) == set(SAMPLERS)
-    assert set(SHOWN_SCHEDULES.split(", ")) == set(SCHEDULES) == set(SIGMA_SCHEDULES) == set(_SCHEDULE_NAMES)
-    assert set(SHOWN_SAMPLERS.split(", ")) == set(SAMPLERS) == set(_SAMPLER_NAMES)
+    assert set(SHOWN_SCHEDULES.split(", ")) == set(SCHEDULES) == set(SIGMA_SCHEDULES) == set(SCHEDULE_NAMES)
+    assert set(SHOWN_SAMPLERS.split(", ")) == set(SAMPLERS) == set(SAMPLER_NAMES)
 
 
 def test_builtin_packs_lie_inside_the_package() -> None:

@@ -33,8 +33,9 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 from PIL import Image
 
+from edgegen.config.reload import LiveConfig
 from edgegen.daemon import serve
-from edgegen.jobs.wakeup import StopRequest, Wakeup
+from edgegen.jobs.wakeup import ReloadRequest, StopRequest, Wakeup
 from edgegen.settings import ButtonSettings, EngineSettings, MqttSettings, NodeSettings, Settings
 from quantize.contact import contact_sheet
 
@@ -205,7 +206,7 @@ def running_front(settings: Settings) -> Iterator[None]:
     def run() -> None:
         try:
             with contextlib.ExitStack() as closing:
-                serve(settings, True, wakeup, stop, closing)
+                serve(LiveConfig(settings), True, wakeup, stop, ReloadRequest(wakeup), closing)
         except BaseException as err:  # noqa: BLE001  told below, by whoever waits
             failures.append(err)
 
@@ -216,8 +217,8 @@ def running_front(settings: Settings) -> Iterator[None]:
     finally:
         stop.ask()
         thread.join(30)
-    if failures:
-        raise DemoError(f"the daemon failed: {failures[0]}")
+        if failures:  # says more than whoever waited for the daemon in vain
+            raise DemoError(f"the daemon failed: {failures[0]}") from failures[0]
 
 
 def press_button() -> None:

@@ -76,7 +76,8 @@ def test_what_cannot_be_written_leaves_all_as_it_was(config):
 KILLED = """
 import os, sys
 from pathlib import Path
-from edgegen.jobs import configstore
+from edgegen.config import store
+
 step = int(sys.argv[2])
 seen = 0
 def counted(function):
@@ -90,7 +91,7 @@ def counted(function):
 for name in ("fsync", "open", "fchmod"):
     setattr(os, name, counted(getattr(os, name)))
 Path.replace = counted(Path.replace)
-configstore.replace_config(Path(sys.argv[1]), "new" * 1000)
+store.replace_config(Path(sys.argv[1]), "new" * 1000)
 """
 
 
