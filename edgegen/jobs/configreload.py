@@ -23,6 +23,7 @@ ENGINE_SECTIONS = (
     "limits",
     "gallery",
     "mqtt",
+    "guards",
 )  # what a new engine is told; gallery.dir is not live
 AT_RESTART = ("node", "queue", "gallery.dir")
 
