@@ -30,6 +30,7 @@ check: venv-dev ## style, types and import directions
 bench: venv-device mosquitto ## what a picture and the idle front cost here
 	@.venv/device/bin/python bench/pictures.py
 	@.venv/device/bin/python bench/idle_front.py
+	@.venv/device/bin/python bench/latency.py
 
 format: venv-dev ## let ruff put the style right
 	@$(DEV)/ruff check --fix .

@@ -69,7 +69,7 @@ class Sender:
             self.rejected.append(status)
 
     def send(self, job_id: str, **fields: Any) -> None:
-        request = {"id": job_id, "prompt": "a red apple", "steps": 1, "width": 16, "height": 16, **fields}
+        request = {"id": job_id, "prompt": "a red apple", "steps": 1, "width": 64, "height": 64, **fields}
         self.sent[job_id] = json.dumps(request).encode()
         self.raw(self.sent[job_id])
 

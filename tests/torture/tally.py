@@ -43,6 +43,8 @@ class Row:
     def faults(self) -> list[str]:
         """What must not be; empty when the device stood it."""
         found = [f"{self.lost} jobs are lost"] if self.lost else []
+        if not self.once:
+            found.append("not one picture was made: this proves nothing")
         if self.destroyed > self.crashes:
             found.append(f"{self.destroyed} records are lost to {self.crashes} flipped bits")
         if self.twice > self.crashes:

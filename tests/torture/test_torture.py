@@ -28,8 +28,9 @@ SHORT = {
 @pytest.mark.timeout(600)
 def test_the_device_stands(name):
     row = SHORT[name]()
-    assert row.accepted > 0
     assert row.faults() == [], table([row])
+    if name not in ("disk-full", "database"):  # there a job may be told why it cannot be
+        assert row.refused == 0, table([row])
 
 
 def test_the_tally_tells_lost_from_done_and_refused():
