@@ -2,10 +2,11 @@
 # PYTHON=python3.12 picks another interpreter; PYTEST_ARGS="-k mqtt" narrows the tests.
 SHELL := /bin/bash
 PYTEST_ARGS ?=
+TORTURE_ARGS ?=
 DEV := .venv/dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format lock clean venv-device venv-dev mosquitto
+.PHONY: help demo test torture check bench format lock clean venv-device venv-dev mosquitto
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +17,10 @@ demo: venv-device mosquitto ## prompts over MQTT and a button press become pictu
 test: venv-dev venv-device mosquitto ## all tests, with a real broker and real ONNX Runtime sessions
 	@$(DEV)/python -m pytest -n 2 $(PYTEST_ARGS)
 
+torture: venv-dev mosquitto ## kills, cut links, full disks, jumping clocks, floods, junk; TORTURE_ARGS="--seed 7 kills"
+	@$(DEV)/python -m tests.torture $(TORTURE_ARGS)
+	@TORTURE_EXAMPLES=2000 $(DEV)/python -m pytest -q --timeout=1800 tests/torture/test_fuzz.py
+
 check: venv-dev ## style, types and import directions
 	@$(DEV)/ruff check .
 	@$(DEV)/ruff format --check .
@@ -25,6 +30,7 @@ check: venv-dev ## style, types and import directions
 bench: venv-device mosquitto ## what a picture and the idle front cost here
 	@.venv/device/bin/python bench/pictures.py
 	@.venv/device/bin/python bench/idle_front.py
+	@.venv/device/bin/python bench/latency.py
 
 format: venv-dev ## let ruff put the style right
 	@$(DEV)/ruff check --fix .

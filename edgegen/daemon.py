@@ -18,6 +18,7 @@ from .config.reload import (
     LiveConfig,
     touches,
 )
+from .jobs.admission import Admission, RateLimiter, prompt_rules
 from .jobs.diskspace import DiskReserve
 from .jobs.enginedesk import EngineDesk
 from .jobs.gallery import CONTENT_TYPES, SUFFIXES, Gallery
@@ -86,7 +87,8 @@ def serve(
     closing.callback(queue.close)
     gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
     reserve = DiskReserve((data_dir(settings.node), gallery.folder), settings.gallery, gallery.make_room)
-    service = JobService(queue, gallery, reserve=reserve)
+    admission = Admission(prompt_rules(settings.prompts), RateLimiter(settings.rate))
+    service = JobService(queue, gallery, reserve=reserve, admission=admission)
 
     results = OutboxReader(queue.database)
     front_ends = FrontEnds(front_end_builders(settings, service, results))
@@ -124,6 +126,7 @@ def serve(
         changed = live.reload()
         queue.outbox = result_outbox(live.settings.mqtt)
         gallery.settings = reserve.settings = live.settings.gallery
+        renew_admission(admission, live.settings, changed)
         front_ends.renew(front_end_builders(live.settings, service, results), changed)
         if touches(ENGINE_SECTIONS, changed):
             if supervisor:
@@ -131,6 +134,13 @@ def serve(
             hub.retire_engine()
 
     attend(hub, desk, front_ends, notifier, wakeup, stop, live, reload, take_over)
+
+
+def renew_admission(admission: Admission, settings: Settings, changed: Sequence[str]) -> None:
+    """Lists are read again at every reload, their files may have changed; buckets with their rates."""
+    admission.prompts = prompt_rules(settings.prompts)
+    if touches(("rate",), changed):
+        admission.rates = RateLimiter(settings.rate)
 
 
 def note_engine(message: Message, supervisor: Supervisor | None, hub: Hub) -> None:

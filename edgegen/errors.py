@@ -113,6 +113,27 @@ class QueueFull(EdgegenError, RuntimeError):
     code = "queue_full"
 
 
+class RateLimited(EdgegenError, RuntimeError):
+    """Too many jobs from one kind of trigger.
+
+    Attributes:
+        retry_after_s: seconds until one more is taken.
+    """
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, retry_after_s: float):
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class BlockedPrompt(EdgegenError, ValueError):
+    """The prompt holds what this device does not draw; the message does not say which words."""
+
+    code = "blocked_prompt"
+    exit_code = 2
+
+
 class UnknownJob(EdgegenError, LookupError):
     """No job of that id is known here."""
 

@@ -106,12 +106,57 @@ class LimitSettings(Section):
     side: int = Field(1024, ge=64, le=4096, description="Longest side of a picture in pixels.")
 
 
+class GuardSettings(Section):
+    """When the engine rests between two steps, for the machine's sake."""
+
+    hot_c: float = Field(
+        90.0, ge=0, le=150, description="CPU temperature in °C at which a job pauses between steps; 0: never."
+    )
+    cool_by_c: float = Field(
+        8.0, ge=0, le=50, description="It goes on when the CPU is this many °C cooler than hot_c."
+    )
+    min_free_mb: int = Field(
+        0, ge=0, le=1_000_000, description="Available memory in MiB under which a job pauses; 0: never."
+    )
+    max_pause_s: float = Field(
+        300.0, ge=0, le=86_400, description="A pause never lasts longer: a sensor may be wrong."
+    )
+
+
+Words = tuple[Annotated[str, Field(min_length=1, max_length=100)], ...]
+
+
+class PromptSettings(Section):
+    """What a public kiosk's prompts may and must say; whole words, whatever their case and accents."""
+
+    block: Words = Field((), description="Words and phrases that refuse a prompt (code blocked_prompt).")
+    block_file: Path | None = Field(
+        None, description="File with more of them, one a line; lines that begin with # are comments."
+    )
+    allow: Words = Field((), description="With any, a prompt may hold only words from these; block wins.")
+    allow_file: Path | None = Field(None, description="File with more allowed words, as block_file.")
+
+
+class RateSettings(Section):
+    """New jobs a minute from each kind of trigger; beyond that they are refused (code rate_limited)."""
+
+    mqtt_per_min: float = Field(0.0, ge=0, le=100_000, description="Jobs a minute over MQTT; 0: no limit.")
+    buttons_per_min: float = Field(
+        0.0, ge=0, le=100_000, description="Jobs a minute by buttons; 0: no limit."
+    )
+    cli_per_min: float = Field(0.0, ge=0, le=100_000, description="Jobs a minute by shells; 0: no limit.")
+    burst: int = Field(5, ge=1, le=100_000, description="Jobs at once after a rest, before the rate counts.")
+
+
 class MqttSettings(Section):
     enabled: bool = Field(False, description="Take jobs from an MQTT broker.")
     host: str = Field("localhost", min_length=1, max_length=255, description="Broker's host name or address.")
     port: int = Field(1883, ge=1, le=65535, description="Broker's port (8883 is usual for TLS).")
     username: str = Field("", max_length=255, description="User name at the broker; empty: anonymous.")
-    password_file: Path | None = Field(None, description="File whose first line is the password.")
+    password_file: Path | None = Field(
+        None,
+        description="File whose first line is the password; empty: systemd credential edgegen.mqtt-password.",
+    )
     client_id: str = Field("", max_length=64, description="Client id; empty: edgegen-<node name>.")
     base: str = Field(
         "edgegen",
@@ -175,5 +220,8 @@ class Settings(Section):
     queue: QueueSettings = QueueSettings()
     gallery: GallerySettings = GallerySettings()
     limits: LimitSettings = LimitSettings()
+    prompts: PromptSettings = PromptSettings()
+    rate: RateSettings = RateSettings()
+    guards: GuardSettings = GuardSettings()
     mqtt: MqttSettings = MqttSettings()
     buttons: tuple[ButtonSettings, ...] = Field((), description="One [[buttons]] table per GPIO button.")

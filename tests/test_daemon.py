@@ -21,6 +21,7 @@ from PIL import Image
 
 from edgegen.config.files import database_path
 from edgegen.daemon import FrontEnds
+from edgegen.errors import BadRequest
 from edgegen.jobs.job import Job, JobRequest, JobState
 from edgegen.jobs.link import FrontError, ShellLink
 from edgegen.jobs.queue import JobQueue
@@ -125,6 +126,20 @@ def test_a_restart_loses_nothing(make_appliance):
     assert appliance.ask("status")["jobs"]["queued"] == 1
     assert appliance.ask("cancel", id="a")["job"]["state"] == "cancelled"
     assert appliance.stop(signal.SIGINT)[0] == 0
+
+
+def test_the_front_refuses_blocked_prompts_and_too_many_jobs(make_appliance):
+    appliance = make_appliance(prompts={"block": ["gun"]}, rate={"cli_per_min": 1, "burst": 2})
+    appliance.start(with_engine=False)
+    with pytest.raises(BadRequest) as blocked:
+        appliance.submit("a GÜN")
+    assert blocked.value.code == "blocked_prompt"
+    appliance.submit(id="a")
+    appliance.submit(id="b")
+    with pytest.raises(BadRequest, match="try again in") as limited:
+        appliance.submit(id="c")
+    assert limited.value.code == "rate_limited"
+    assert appliance.submit(id="a")["state"] == "queued", "a redelivery is never refused"
 
 
 def test_a_second_front_is_refused(make_appliance):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edgegen.frontends.mqtt.client import CREDENTIAL
+
 UNITS = Path(__file__).resolve().parent.parent / "systemd"
 pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd")
 
@@ -33,6 +35,11 @@ def test_the_units_are_locked_in(unit: str, most: float):
     path = UNITS / f"edgegen-{unit}.service"
     done = analyze("security", "--offline=true", f"--threshold={threshold}", path)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_password_is_found_where_the_unit_puts_it():
+    text = (UNITS / "edgegen-front.service").read_text()
+    assert f"LoadCredential={CREDENTIAL}" in text.splitlines()
 
 
 def test_the_engine_reports_nothing_and_sees_nobody():

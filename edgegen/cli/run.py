@@ -58,7 +58,7 @@ def engine(ctx: click.Context, app: App) -> None:
 
     `edgegen run` starts one by itself; this is for a unit of its own beside `edgegen run --front-only`.
     When the front takes over changed settings, the engine ends after the job at hand and its unit starts
-    it again.
+    it again. With a broken configuration it waits until that is mended.
 
     \b
     Examples:
@@ -68,7 +68,20 @@ def engine(ctx: click.Context, app: App) -> None:
     from edgegen.jobs.worker import run_engine
 
     log_what_happens(app)
-    ctx.exit(run_engine(app.settings))
+    settings = settings_or_none(app) or mended_settings(app)
+    ctx.exit(run_engine(settings) if settings else 0)
+
+
+def mended_settings(app: App) -> Settings | None:
+    """None when asked to stop before the configuration could be read."""
+    from edgegen.config.reload import ConfigSource
+    from edgegen.jobs.configwait import wait_for_settings
+    from edgegen.jobs.wakeup import StopRequest, Wakeup
+
+    wakeup = Wakeup()
+    stop = StopRequest(wakeup)
+    stop.install()
+    return wait_for_settings(ConfigSource(app.config_file), wakeup, stop)
 
 
 def log_what_happens(app: App) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import StorageError
+from .salvage import salvage
 
 log = logging.getLogger(__name__)
 
@@ -162,9 +163,12 @@ class Database:
             except sqlite3.DatabaseError as err:
                 if err.sqlite_errorcode & 0xFF not in _DAMAGE:
                     raise
-                notice = self._set_aside(err)
+                notice, aside = self._set_aside(err)
                 self._connection = self._connect()
-                self._remember(notice)
+                jobs, results = salvage(aside, self._connection)
+                self._remember(
+                    f"{notice}; {jobs} waiting jobs and {results} untold results were read from it"
+                )
             self._inode = self.path.stat().st_ino
 
     @contextlib.contextmanager
@@ -216,16 +220,16 @@ class Database:
             [(SET_ASIDE, notice), (REINDEX_DUE, "1")],
         )
 
-    def _set_aside(self, err: sqlite3.Error) -> str:
+    def _set_aside(self, err: sqlite3.Error) -> tuple[str, Path]:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._now()))
         aside = free_name(self.path.with_name(f"{self.path.name}.damaged-{stamp}"))
         for suffix in ("-wal", "-shm", ""):
             with contextlib.suppress(FileNotFoundError):
                 self.path.with_name(f"{self.path.name}{suffix}").rename(f"{aside}{suffix}")
-        notice = f"the damaged file is kept as {aside.name}, and a new one starts empty"
+        notice = f"the damaged file is kept as {aside.name}, and a new one starts"
         self.notices.append(notice)
         log.error("%s: %s; %s", self.path, err, notice)
-        return f"{stamp}: {notice}"
+        return f"{stamp}: {notice}", aside
 
 
 def set_fact(db: sqlite3.Connection, name: str, value: str | None) -> None:

@@ -12,6 +12,7 @@ from .supervisor import Death
 from .wire import Message
 
 log = logging.getLogger(__name__)
+MAX_NOTE = 200  # characters
 
 
 class EngineDesk:
@@ -46,7 +47,10 @@ class EngineDesk:
         match message:
             case {"type": "step", "id": str(job_id), "step": int(step), "steps": int(steps)}:
                 if 0 <= step <= steps:
-                    self._service.report_step(job_id, step, steps)
+                    note = message.get("note")
+                    self._service.report_step(
+                        job_id, step, steps, note[:MAX_NOTE] if isinstance(note, str) else None
+                    )
             case {"type": "disconnected"} if not self._is_supervised:
                 self.orphans_due = True
                 self._wake()

@@ -17,6 +17,7 @@ class JobEvent:
         place: for `queued`, 1 is next.
         step, steps: for `running`, 0 <= step <= steps.
         eta_s: seconds until the picture, where there is ground for a guess.
+        note: for `running`, what people should know: why it pauses.
     """
 
     kind: str
@@ -25,3 +26,4 @@ class JobEvent:
     step: int | None = None
     steps: int | None = None
     eta_s: float | None = None
+    note: str | None = None

@@ -104,7 +104,7 @@ class OutboxReader:
         newer = self._database.rows(
             "SELECT 1 FROM outbox WHERE seq > ? AND state = 'done' LIMIT 1", row["seq"]
         )
-        return Due(row["seq"], _load(row["job"]), row["sent"], is_newest_picture=not newer)
+        return Due(row["seq"], _job_of(row), row["sent"], is_newest_picture=not newer)
 
     def last_seq(self, job_id: str | None = None) -> int:
         """The newest row's place, of one job or of all; 0 without any."""
@@ -139,6 +139,22 @@ def outbox_counts(database: Database) -> dict[str, int]:
 
 def _dump(job: Job) -> str:
     return json.dumps(asdict(job), ensure_ascii=False, allow_nan=False)
+
+
+def damaged_job(job_id: str, state: str) -> Job:
+    """What can still be told of a result whose record a flipped bit made unreadable."""
+    known = JobState(state) if state in tuple(JobState) else JobState.FAILED
+    request = JobRequest(job_id, "(its record was damaged)")
+    return Job(request, known, 0.0, code="damaged", reason="its record on the disk was damaged: ask again")
+
+
+def _job_of(row: sqlite3.Row) -> Job:
+    """One unreadable row must not hold up the others for ever."""
+    try:
+        return _load(row["job"])
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as err:
+        log.error("the result of job %s is damaged, told without its details: %s", row["job_id"], err)
+        return damaged_job(str(row["job_id"]), row["state"])
 
 
 def _load(text: str) -> Job:

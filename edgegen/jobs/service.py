@@ -16,6 +16,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import EdgegenError
+from .admission import Admission
 from .database import SET_ASIDE, set_fact
 from .diskspace import DiskReserve
 from .eta import StepClock, mean_seconds
@@ -48,9 +49,11 @@ class JobService:
         gallery: Gallery | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         reserve: DiskReserve | None = None,
+        admission: Admission | None = None,
     ):
         self._queue = queue
         self._reserve = reserve
+        self._admission = admission
         self._gallery = gallery
         self._monotonic = monotonic
         self._lock = threading.RLock()
@@ -64,18 +67,26 @@ class JobService:
         """Commit a job, then announce it. An id known already returns its job and announces nothing.
 
         Raises:
+            BlockedPrompt, RateLimited: this device does not take it, or not now.
             QueueFull: as many jobs wait as may.
             DiskFull: the disk's reserve is reached.
             StorageError: it could not be written; the job does not exist.
         """
         with self._lock:
-            if self._reserve is not None and not self._queue.knows(request.id):
-                self._reserve.admit()
+            if not self._queue.knows(request.id):
+                self._admit(request)
             enqueued = self._queue.enqueue(request)
             if enqueued.is_new:
                 self._outbox.append(self._queued_event(enqueued.job))
         self._deliver()
         return enqueued.job
+
+    def _admit(self, request: JobRequest) -> None:
+        """A redelivery is never asked this: its job is here, and a second answer would be a lie."""
+        if self._admission is not None:
+            self._admission.admit(request)
+        if self._reserve is not None:
+            self._reserve.admit()
 
     def cancel(self, job_id: str) -> Job:
         """A waiting job is cancelled at once, a running one within its step, a finished one stays.
@@ -135,15 +146,19 @@ class JobService:
 
         return unsubscribe
 
-    def report_step(self, job_id: str, step: int, steps: int) -> None:
-        """An engine says that a job has reached a step; announced when the queue says that it runs."""
+    def report_step(self, job_id: str, step: int, steps: int, note: str | None = None) -> None:
+        """An engine says that a job has reached a step; announced when the queue says that it runs.
+
+        Args:
+            note: what people should know about it (a pause).
+        """
         with self._lock:
             running = self._clock_of(job_id, step)
             if running is None:
                 return
             running.note(step, self._monotonic())
             eta_s = running.remaining_s(steps, mean_seconds(self._queue.recent_seconds()))
-            event = JobEvent("running", running.job, step=step, steps=steps, eta_s=eta_s)
+            event = JobEvent("running", running.job, step=step, steps=steps, eta_s=eta_s, note=note)
             self._outbox.append(event)
         self._deliver()
 

@@ -61,6 +61,6 @@ def describe_job(job: Job) -> dict[str, Any]:
 
 def describe_event(event: JobEvent) -> dict[str, Any]:
     """An event ready for JSON; what it does not say is left out."""
-    extra = {key: getattr(event, key) for key in ("place", "step", "steps", "eta_s")}
+    extra = {key: getattr(event, key) for key in ("place", "step", "steps", "eta_s", "note")}
     known = {key: value for key, value in extra.items() if value is not None}
     return {"kind": event.kind, "job": describe_job(event.job), **known}

@@ -19,6 +19,7 @@ from ..errors import EdgegenError
 from ..settings import MqttSettings, Settings
 from .enginelock import engine_lock
 from .gallery import SUFFIXES, Gallery
+from .guards import Guard
 from .link import EngineLink
 from .outbox import result_outbox
 from .queue import JobQueue
@@ -68,9 +69,11 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
         make_publish_copy=publish_copier(settings.mqtt) if settings.mqtt.enabled else None,
         notifier=notifier,
         idle_unload_s=settings.engine.idle_unload_s,
+        guard=Guard(settings.guards, wakeup.wait),
     )
     link.start()
     notifier.ready("idle")
+    notifier.expect(settings.engine.step_timeout_s)  # fed at each step: a step past its deadline is hung
     try:
         worker.run()
     finally:

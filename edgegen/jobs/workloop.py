@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import Cancelled, EdgegenError, OutOfMemory, StorageError
 from .gallery import Gallery
+from .guards import Guard
 from .job import Job
 from .queue import JobQueue
 from .renderer import Drawing, Renderer, Step
@@ -35,6 +36,7 @@ class Worker:
 
     Args:
         send: tells the front; never fails.
+        guard: may hold the job between two steps; None: it never pauses.
         make_publish_copy: bytes small enough to send of a picture file, and their suffix; None: no copies.
         wakeup: ends its idle wait. stop: ends its work, within one step. retire: ends it between two jobs.
     """
@@ -53,6 +55,7 @@ class Worker:
         notifier: SystemdNotifier | None = None,
         idle_unload_s: float = 0.0,
         poll_s: float = POLL_S,
+        guard: Guard | None = None,
     ):
         self._queue = queue
         self._gallery = gallery
@@ -65,6 +68,7 @@ class Worker:
         self._notifier = notifier or SystemdNotifier({})
         self._idle_unload_s = idle_unload_s
         self._poll_s = poll_s
+        self._guard = guard
 
     def run(self) -> None:
         """Returns when asked to stop."""
@@ -145,12 +149,24 @@ class Worker:
         raise RuntimeError("the pipeline ended without a picture")
 
     def _note_step(self, job: Job, part: Step) -> None:
-        self._send({"type": "step", "id": job.id, "step": part.step, "steps": part.steps})
+        step = {"type": "step", "id": job.id, "step": part.step, "steps": part.steps}
+        self._send(step)
         self._notifier.alive()
+        if self._guard and part.step < part.steps:  # after the last step only the picture is left
+            self._guard.hold(lambda why: self._tell_pause(step, why), lambda: self._must_end(job))
         if self._stop.is_asked:
             raise Stopped
         if self._queue.is_cancel_asked(job):
             raise Cancelled(f"job {job.id} was cancelled at step {part.step} of {part.steps}")
+
+    def _tell_pause(self, step: Message, reason: str) -> None:
+        """A paused engine is alive: systemd and the front's step timeout must not take it for hung."""
+        self._send({**step, "note": reason})
+        self._notifier.alive()
+        self._notifier.status(f"job {step['id']} {reason}")
+
+    def _must_end(self, job: Job) -> bool:
+        return self._stop.is_asked or self._queue.is_cancel_asked(job)
 
     def _write_publish_copy(self, path: Path) -> None:
         if self._make_publish_copy is None:

@@ -55,6 +55,19 @@ def test_steps_and_ends_become_events(make_desk, service, queue, heard):
     assert kinds(heard) == ["queued", "running", "done"]
 
 
+def test_a_pause_is_told_in_words(make_desk, service, queue, heard):
+    desk = make_desk()
+    service.submit(request("a"))
+    queue.claim()
+    desk.hear({"type": "step", "id": "a", "step": 1, "steps": 4, "note": "paused: hot" + "!" * 1000})
+    desk.hear({"type": "step", "id": "a", "step": 2, "steps": 4, "note": 5})
+    desk.hear({"type": "step", "id": "a", "step": 3, "steps": 4})
+    notes = [event.note for event in heard[1:]]
+    assert notes[0].startswith("paused: hot!")
+    assert len(notes[0]) == 200
+    assert notes[1:] == [None, None]
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [

@@ -112,6 +112,33 @@ def test_a_damaged_file_is_kept_and_the_pictures_are_indexed_again(
     assert device.start() == 0
 
 
+@pytest.mark.parametrize("page", [4, 8, 12])
+def test_waiting_jobs_come_over_from_a_damaged_file(open_device, page):
+    """One page is gone: its jobs are lost with it, all the others wait as before."""
+    device = open_device()
+    for number in range(60):
+        device.queue.enqueue(request(f"job{number:02}", prompt="a red apple " * 30, priority=number % 3))
+    device.queue.cancel("job07")
+    device.queue.database.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    device.close()
+    data = bytearray(device.path.read_bytes())
+    start = page * 4096
+    gone = {f"job{n:02}" for n in range(60) if f'"job{n:02}"'.encode() in data[start : start + 4096]}
+    assert len(data) > start + 4096
+    data[start : start + 8] = b"\xff" * 8
+    device.path.write_bytes(data)
+
+    device = open_device()
+    device.start()
+    waiting = device.queue.list(JobState.QUEUED)
+    assert {job.id for job in waiting} >= {f"job{n:02}" for n in range(60)} - gone - {"job07"}
+    assert "job07" not in {job.id for job in waiting}
+    assert [job.request.priority for job in waiting] == sorted(
+        (job.request.priority for job in waiting), reverse=True
+    )
+    assert "waiting jobs and 0 untold results were read from it" in device.queue.database.fact(SET_ASIDE)
+
+
 def told(job: Job) -> tuple:
     return job.state, job.request.prompt, job.seed, job.seconds, job.picture
 

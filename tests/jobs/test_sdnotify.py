@@ -62,3 +62,16 @@ def test_the_watchdog_is_for_this_process(environ, expected):
 def test_defaults_to_the_environment(monkeypatch):
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     SystemdNotifier().ready(str(Path()))
+
+
+def test_the_watchdog_is_told_how_long_a_silence_to_allow(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(30)
+        manager.bind(str(tmp_path / "n"))
+        notifier = SystemdNotifier({"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "600000000"})
+        notifier.expect(1200)
+        assert manager.recv(100) == b"WATCHDOG_USEC=1200000000"
+        assert notifier.watchdog_s == 600
+    unwatched = SystemdNotifier({})
+    unwatched.expect(1200)
+    assert unwatched.watchdog_s is None

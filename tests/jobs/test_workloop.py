@@ -10,12 +10,13 @@ from PIL import Image
 
 from edgegen.errors import EngineError, OutOfMemory, StorageError
 from edgegen.jobs.gallery import Gallery
+from edgegen.jobs.guards import Guard, Health
 from edgegen.jobs.job import JobRequest, JobState
 from edgegen.jobs.renderer import Drawing, Step
 from edgegen.jobs.wakeup import StopRequest, Wakeup
 from edgegen.jobs.worker import publish_copier
 from edgegen.jobs.workloop import Worker
-from edgegen.settings import MqttSettings
+from edgegen.settings import GuardSettings, MqttSettings
 from tests.support import small_disk
 
 from .conftest import request
@@ -214,3 +215,28 @@ def test_the_end_of_a_job_waits_for_a_disk_with_space(make_worker, queue, caplog
     worker._stop.ask()
     thread.join()
     assert caplog.text.count("is not stored yet: disk full") == 2
+
+
+def test_a_hot_engine_rests_between_two_steps_and_says_so(run, queue, said):
+    celsius = [40.0, 95.0, 92.0, 60.0]
+    clock = iter(range(0, 10_000, 10))  # each look is due
+    guard = Guard(
+        GuardSettings(hot_c=90),
+        wait=lambda seconds: None,
+        read=lambda: Health(celsius.pop(0) if celsius else 60.0, None),
+        monotonic=lambda: next(clock),
+    )
+    queue.enqueue(request("a", steps=3))
+    run(guard=guard)
+    assert queue.get("a").state == JobState.DONE
+    notes = [(message["step"], message["note"][:24]) for message in said if "note" in message]
+    assert notes == [(1, "paused: the CPU has 95 °C"[:24]), (1, "paused: the CPU has 92 °C"[:24])]
+
+
+def test_a_paused_job_can_be_cancelled(run, queue):
+    def wait(seconds: float) -> None:
+        queue.cancel("a")
+
+    queue.enqueue(request("a", steps=3))
+    run(guard=Guard(GuardSettings(hot_c=90), wait, read=lambda: Health(99.0, None)))
+    assert queue.get("a").state == JobState.CANCELLED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import paho.mqtt.client as paho
@@ -14,6 +16,7 @@ from ...settings import MqttSettings
 from .messages import Outgoing, picture_type
 
 CONNECT_TIMEOUT_S = 5.0
+CREDENTIAL = "edgegen.mqtt-password"
 RECEIVE_MAXIMUM = 20
 FLEET_RECEIVE_MAXIMUM = 1  # a device that is slow to commit leaves the next job to the others
 
@@ -29,7 +32,7 @@ def make_client(settings: MqttSettings, client_id: str, will: Outgoing) -> paho.
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5, manual_ack=True)
     client.connect_timeout = CONNECT_TIMEOUT_S
     if settings.username:
-        client.username_pw_set(settings.username, read_password(settings.password_file))
+        client.username_pw_set(settings.username, read_password(settings.password_file or credential()))
     if settings.tls:
         _trust(client, settings.ca_file)
     assert isinstance(will.payload, bytes)
@@ -43,6 +46,13 @@ def make_client(settings: MqttSettings, client_id: str, will: Outgoing) -> paho.
         properties=_connect_properties(settings),
     )
     return client
+
+
+def credential(environ: Mapping[str, str] | None = None) -> Path | None:
+    """The password that systemd handed to this unit (LoadCredential=); None without one."""
+    folder = (os.environ if environ is None else environ).get("CREDENTIALS_DIRECTORY")
+    path = Path(folder, CREDENTIAL) if folder else None
+    return path if path and path.exists() else None
 
 
 def read_password(path: Path | None) -> str | None:

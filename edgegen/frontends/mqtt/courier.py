@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from ...errors import StorageError
 from ...jobs.job import Job
-from ...jobs.outbox import Due, OutboxReader
+from ...jobs.outbox import Due, OutboxReader, damaged_job
 from .messages import Outgoing
 
 log = logging.getLogger(__name__)
@@ -83,14 +83,24 @@ class Courier:
     def _next(self) -> None:
         """Take the oldest result and send the first message that the broker does not have."""
         while (due := self._reader.first(self._up_to)) is not None:
+            self._messages = self._messages_of(due)
             self._due, self._sent = due, due.sent
-            self._messages = self._render(due.job, due.is_newest_picture)
             if self._sent < len(self._messages):
                 self._send()
                 return
             self._unrecorded = True
             self._finish(due)
         self._due = None
+
+    def _messages_of(self, due: Due) -> list[Outgoing]:
+        """A result that cannot be rendered (a flipped bit) is told bare: the others wait behind it."""
+        try:
+            return self._render(due.job, due.is_newest_picture)
+        except StorageError:
+            raise
+        except Exception:
+            log.exception("the result of job %s is told without its details", due.job.id)
+            return self._render(damaged_job(due.job.id, due.job.state), False)
 
     def _send(self) -> None:
         self._put(replace(self._messages[self._sent], on_sent=self._on_sent))

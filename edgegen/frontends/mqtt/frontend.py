@@ -200,7 +200,7 @@ class MqttFrontend:
         elif event.kind != "running":
             self._throttle.forget(job.id)
             self._tell(event, job.request)
-        elif self._throttle.passes(job.id, event.step, event.steps, time.monotonic()):
+        elif event.note or self._throttle.passes(job.id, event.step, event.steps, time.monotonic()):
             self._tell(event, job.request)
         self._home.on_event(event)
 

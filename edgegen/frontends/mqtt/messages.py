@@ -97,6 +97,7 @@ def status_of(event: JobEvent, topics: Topics) -> dict[str, Any]:
         status |= {"place": event.place, "eta_s": _rounded(event.eta_s)}
     elif event.kind == "running":
         status |= {"step": event.step, "steps": event.steps, "eta_s": _rounded(event.eta_s)}
+        status |= {"note": event.note}
     elif event.kind == "done":
         status |= {"image": topics.last_image, "file": job.picture, "seed": job.seed}
         status |= {"seconds": _rounded(job.seconds)}
@@ -130,7 +131,9 @@ def rejection(error: EdgegenError, job_id: str, transaction: str | None = None) 
         for p in getattr(error, "problems", [])
     ]
     status = {"id": job_id, "state": "rejected", "code": error.code, "reason": str(error)}
-    return _without_none({**status, "problems": problems or None, "transaction": transaction})
+    retry = _rounded(getattr(error, "retry_after_s", None))
+    told = {**status, "problems": problems or None, "retry_after_s": retry, "transaction": transaction}
+    return _without_none(told)
 
 
 def shown(value: object) -> object:

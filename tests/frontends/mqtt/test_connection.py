@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgegen.errors import ConfigError
-from edgegen.frontends.mqtt.client import read_password
+from edgegen.frontends.mqtt.client import credential, read_password
 from edgegen.jobs.job import JobRequest
 from tests.frontends.mqtt.conftest import PICTURE
 from tests.support import free_port, wait_for
@@ -169,3 +169,10 @@ def test_a_missing_password_file_is_a_config_error(tmp_path):
 def test_a_missing_ca_file_is_a_config_error(tmp_path, make_house):
     with pytest.raises(ConfigError, match=r"mqtt\.ca_file"):
         make_house(free_port(), tls=True, ca_file=tmp_path / "nowhere.pem")
+
+
+def test_a_password_may_come_as_a_systemd_credential(tmp_path):
+    assert credential({}) is None
+    assert credential({"CREDENTIALS_DIRECTORY": str(tmp_path)}) is None
+    (tmp_path / "edgegen.mqtt-password").write_text("secret\n")
+    assert read_password(credential({"CREDENTIALS_DIRECTORY": str(tmp_path)})) == "secret"

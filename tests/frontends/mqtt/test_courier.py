@@ -136,3 +136,41 @@ def test_a_disk_that_refuses_holds_the_next_message_back(make_van, what, caplog)
     while outbox_counts(van.queue.database)["waiting"]:
         van.acknowledge()
     assert van.topics() == ["a/status", "b/status", "b/image"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "'{' || job",
+        "replace(job, 'prompt', 'pr/mpt')",
+        'replace(job, \'"state": "done"\', \'"state": "dome"\')',
+    ],
+)
+def test_a_flipped_bit_in_one_result_does_not_hold_up_the_others(make_van, damage):
+    van = make_van()
+    van.finish("a")
+    van.finish("b")
+    with van.queue.database.transaction() as db:
+        db.execute(f"UPDATE outbox SET job = {damage} WHERE job_id = 'a'")
+    van.courier.start()
+    assert van.acknowledge() == "a/status"
+    while van.topics()[-1] != "b/image":
+        van.acknowledge()
+    van.acknowledge()
+    assert (van.told, outbox_counts(van.queue.database)["waiting"]) == (["a", "b"], 0)
+
+
+def test_a_result_that_cannot_be_rendered_is_told_bare(make_van):
+    van = make_van()
+    van.queue.enqueue(JobRequest("a", "a red apple", correlation="no hexadecimal"))
+    van.queue.finish(van.queue.claim(), picture="a.png", seed=1, seconds=1.0)
+
+    def strict(job: Job, with_picture: bool) -> list[Outgoing]:
+        bytes.fromhex(job.request.correlation or "")
+        return render(job, with_picture)
+
+    courier = Courier(OutboxReader(van.queue.database), strict, van.put.append, lambda job: None, 0.05)
+    courier.start()
+    assert van.acknowledge() == "a/status"
+    assert outbox_counts(van.queue.database)["waiting"] == 0
+    courier.close()

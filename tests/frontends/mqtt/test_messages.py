@@ -26,6 +26,7 @@ def test_every_state_says_what_the_contract_says():
     assert status("running", step=3, steps=8) == {
         "id": "a1", "state": "running", "transaction": "t-9", "step": 3, "steps": 8,
     }  # fmt: skip
+    assert status("running", step=3, steps=8, note="paused: hot")["note"] == "paused: hot"
     done = replace(JOB, state=JobState.DONE, seconds=1.5, seed=7, picture="x-a1.png")
     assert status("done", done) == {
         "id": "a1", "state": "done", "transaction": "t-9", "image": "edgegen/shop/last/image",

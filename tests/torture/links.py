@@ -1,0 +1,87 @@
+"""The broker restarts, is killed, and the link to it is cut in the middle of packets, under load."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import struct
+import threading
+
+from .rig import Rig, make_rig, pause
+from .tally import Row
+
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: a close that sends RST and forgets what was on its way
+
+
+class Link:
+    """A relay on a loopback port that can be cut."""
+
+    def __init__(self, target_port: int):
+        self._target = ("127.0.0.1", target_port)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                end.shutdown(socket.SHUT_RDWR)
+        self._open = []
+
+    def close(self) -> None:
+        self._server.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                try:
+                    far = socket.create_connection(self._target, timeout=5)
+                except OSError:
+                    near.close()
+                    continue
+                far.settimeout(None)
+                self._open += [near, far]
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=relay, args=ends, daemon=True).start()
+
+
+def relay(source: socket.socket, sink: socket.socket) -> None:
+    """Bytes in small pieces, so that a cut falls into the middle of a packet."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(700):
+            sink.sendall(data)
+    for end in (source, sink):
+        with contextlib.suppress(OSError):
+            end.close()
+
+
+def run(seed: int, jobs: int = 200, blows: int = 20) -> Row:
+    """A killed broker forgets what it had taken: the sender asks again, and is answered again."""
+    rng = random.Random(seed)
+    with make_rig() as (direct, broker), contextlib.closing(Link(broker.port)) as link:
+        direct.sender.close()
+        rig = Rig(direct.log.parent, broker.port, link.port)
+        with contextlib.closing(rig):
+            rig.start()
+            rig.wait_online()
+            share = -(-jobs // (blows + 1))
+            for first in range(0, jobs, share):
+                for number in range(first, min(jobs, first + share)):
+                    rig.sender.send(f"b{number}", steps=rng.randint(1, 8))
+                pause(rng, 0.0, 1.0)
+                if first + share < jobs:
+                    rig.crashes += 1
+                    match rng.choice(("cut", "cut", "restart", "kill")):
+                        case "cut":
+                            link.cut()
+                        case how:
+                            broker.stop(kill=how == "kill")
+                            pause(rng, 0.0, 1.0)
+                            broker.start()
+            rig.wait_ends(ask_every_s=15)
+            return rig.row("broker restarts, cut links", seed)
