@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,9 @@ class Listener:
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         self._client.on_connect = lambda *_: self._client.subscribe(f"{BASE}/#", 1)
         self._client.on_message = self._note
+        self._client.on_socket_open = lambda _c, _d, s: s.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+        )
         self._client.connect("127.0.0.1", port)
         self._client.loop_start()
 

@@ -59,6 +59,7 @@ class RateLimiter:
     def check(self, source: str) -> None:
         """Raises RateLimited: says when to try again."""
         kind = source.partition(":")[0]
+        kind = "mqtt" if kind == "home_assistant" else kind  # its commands come over the same broker
         with self._lock:
             bucket = self._buckets.get(kind)
             wait_s = bucket.take(self._monotonic()) if bucket else 0.0

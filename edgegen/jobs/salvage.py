@@ -21,6 +21,8 @@ from .job import JOB_ID
 log = logging.getLogger(__name__)
 
 MOST_LOOKUPS = 200_000  # a flipped bit may make a row number of any size
+MOST_PAGES = 5000
+TABLE_LEAF = 0x0D  # the first byte of such a page (SQLite's file format, 1.6)
 MOST_ATTEMPTS = 20
 _ENDED = ("done", "failed", "cancelled")
 _JOB = "id, request, priority, deadline, created, attempts, cancel_asked"
@@ -37,10 +39,8 @@ def salvage(damaged: Path, db: sqlite3.Connection) -> tuple[int, int]:
         how many waiting jobs and how many untold results came over.
     """
     try:
-        with _copy_of(damaged) as copy, contextlib.closing(sqlite3.connect(copy)) as old:
-            old.text_factory = lambda data: data.decode("utf-8", "replace")
-            jobs = [job for row in _rows(old, "jobs", f"{_JOB}, state, finished") for job in _waiting(row)]
-            results = [row for row in _rows(old, "outbox", _RESULT) if _is_result(row)]
+        with _copy_of(damaged) as copy:
+            jobs, results = _read(copy)
         db.execute("BEGIN IMMEDIATE")
         try:
             counts = _insert(db, jobs, results)
@@ -52,6 +52,18 @@ def salvage(damaged: Path, db: sqlite3.Connection) -> tuple[int, int]:
     except (OSError, sqlite3.Error) as err:
         log.error("%s: nothing can be read of it: %s", damaged, err)
         return 0, 0
+
+
+def _read(copy: Path) -> tuple[list[tuple], list[tuple]]:
+    """Waiting jobs and untold results, ready to be inserted. Leaves the copy as a ruin."""
+    with contextlib.closing(sqlite3.connect(copy)) as old:
+        old.text_factory = lambda data: data.decode("utf-8", "replace")
+        rows = list(_rows(old, "jobs", f"{_JOB}, state, finished"))
+        results = [row for row in _rows(old, "outbox", _RESULT) if _is_result(row)]
+    seen = {row[0] for row in rows}
+    with contextlib.suppress(sqlite3.Error):
+        rows += [row for row in _hidden_rows(copy) if row[0] not in seen and row[0] == _id_in(row[1])]
+    return [job for row in rows for job in _waiting(row)], results
 
 
 def _insert(db: sqlite3.Connection, jobs: list[tuple], results: list[tuple]) -> tuple[int, int]:
@@ -84,6 +96,24 @@ def _rows(old: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple]:
     return (found[seq] for seq in sorted(found))
 
 
+def _hidden_rows(copy: Path) -> Iterator[tuple]:
+    """Rows of whole leaf pages that a broken page above them hides: each is read as if it were the table."""
+    with contextlib.closing(sqlite3.connect(copy)) as old:
+        size = int(old.execute("PRAGMA page_size").fetchone()[0])
+        old.execute("PRAGMA journal_mode = DELETE")  # what the -wal holds is in the file now
+    data = copy.read_bytes()
+    leaves = [at // size + 1 for at in range(size, len(data), size) if data[at] == TABLE_LEAF]
+    for page in leaves[:MOST_PAGES]:
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(copy)) as old:
+            old.execute("PRAGMA synchronous = OFF")
+            old.execute("PRAGMA writable_schema = ON")
+            old.execute("UPDATE sqlite_master SET rootpage = ? WHERE name = 'jobs'", (page,))
+            old.commit()
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(copy)) as old:
+            old.text_factory = lambda data: data.decode("utf-8", "replace")
+            yield from _walk(old, f"SELECT {_JOB}, state, finished FROM jobs NOT INDEXED")
+
+
 def _walk(old: sqlite3.Connection, sql: str) -> Iterator[tuple]:
     """Rows until the damage."""
     with contextlib.suppress(sqlite3.Error):
@@ -112,7 +142,9 @@ def _waiting(row: tuple) -> Iterator[tuple]:
             yield name, *rest
 
 
-def _id_in(request: str) -> object:
+def _id_in(request: object) -> object:
+    if not isinstance(request, str):
+        return None
     try:
         told = json.loads(request)
     except (ValueError, RecursionError):

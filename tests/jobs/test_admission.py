@@ -42,6 +42,8 @@ def test_each_kind_of_trigger_has_its_own_rate():
     limiter.check("mqtt")
     with pytest.raises(RateLimited, match="at most 2 jobs a minute are taken from mqtt: try again in 30 s"):
         limiter.check("mqtt")
+    with pytest.raises(RateLimited):
+        limiter.check("home_assistant")
     limiter.check("button:17")
     with pytest.raises(RateLimited):
         limiter.check("button:4")

@@ -139,6 +139,27 @@ def test_waiting_jobs_come_over_from_a_damaged_file(open_device, page):
     assert "waiting jobs and 0 untold results were read from it" in device.queue.database.fact(SET_ASIDE)
 
 
+def test_a_broken_page_above_others_hides_nothing(open_device):
+    device = open_device()
+    for number in range(60):
+        device.queue.enqueue(request(f"job{number:02}", prompt="a red apple " * 30))
+    for name in ("job03", "job50"):
+        device.queue.cancel(name)
+    device.queue.database.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    (root,) = device.queue.database.rows("SELECT rootpage FROM sqlite_master WHERE name = 'jobs'")[0]
+    device.close()
+    data = bytearray(device.path.read_bytes())
+    start = (root - 1) * 4096
+    assert data[start] == 5, "the table's first page only points to others"
+    data[start : start + 4096] = b"\xff" * 4096
+    device.path.write_bytes(data)
+
+    device = open_device()
+    device.start()
+    waiting = {job.id for job in device.queue.list(JobState.QUEUED)}
+    assert waiting == {f"job{n:02}" for n in range(60)} - {"job03", "job50"}
+
+
 def told(job: Job) -> tuple:
     return job.state, job.request.prompt, job.seed, job.seconds, job.picture
 

@@ -176,3 +176,8 @@ def test_a_password_may_come_as_a_systemd_credential(tmp_path):
     assert credential({"CREDENTIALS_DIRECTORY": str(tmp_path)}) is None
     (tmp_path / "edgegen.mqtt-password").write_text("secret\n")
     assert read_password(credential({"CREDENTIALS_DIRECTORY": str(tmp_path)})) == "secret"
+
+
+def test_small_packets_are_sent_at_once(house):
+    connected = house.frontend._connection._client.socket()
+    assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
