@@ -37,7 +37,7 @@ def memory_needs(manifest: Manifest) -> MemoryNeeds:
     if manifest.ram_mb is not None:
         return MemoryNeeds(manifest.ram_mb.model_dump(), is_estimated=False)
     sizes = [sum(entry.bytes for entry in graph.files.values()) / 1e6 for graph in manifest.graphs.values()]
-    full = manifest.min_ram_mb or round(PROCESS_MB + 2 * sum(sizes))
+    full = manifest.min_ram_mb or round(PROCESS_MB + 2.5 * sum(sizes))
     mapped = min(full, round(PROCESS_MB + max(sizes)))
     low = min(mapped, round(PROCESS_MB + max(sizes) / 2))
     return MemoryNeeds({"full": full, "mapped": mapped, "low": low}, is_estimated=True)
