@@ -125,10 +125,23 @@ class Sizes(_Part):
         return f"{self.min} to {self.max} in steps of {self.multiple}"
 
 
+class RamNeeds(_Part):
+    """Memory of a whole process that makes one picture of the default size, by memory mode.
+
+    In MB (10^6 bytes), measured: all of it in `full`; in `mapped` and `low`, where weights stay in their
+    files, what the kernel cannot drop, and some room for the pages in use.
+    """
+
+    full: int = Field(ge=1, le=1 << 24)
+    mapped: int = Field(ge=1, le=1 << 24)
+    low: int = Field(ge=1, le=1 << 24)
+
+
 class Manifest(_Part):
     """`pack.json`. Latents handed to the decoder are divided by `latent_scale`.
 
-    `target` names the machine whose kernels the graphs favour; `min_ram_mb` was measured.
+    `target` names the machine whose kernels the graphs favour; `min_ram_mb` was measured, in the memory mode
+    `full`; `ram_mb` says it for every mode, and is missing in older packs.
     """
 
     format_version: Literal[1] = 1
@@ -152,6 +165,7 @@ class Manifest(_Part):
     sizes: Sizes
     target: Literal["any", "x86-64", "arm64"] = "any"
     min_ram_mb: int = Field(0, ge=0, le=1 << 24)
+    ram_mb: RamNeeds | None = None
     licence: str = Field(min_length=1, max_length=200)
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
     evaluation: dict[str, JsonValue] = Field(default_factory=dict)
@@ -336,7 +350,10 @@ def _readable(err: ValidationError) -> list[str]:
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write `pack.json` in one piece. Raises StorageError when the folder cannot be written."""
-    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    data = manifest.model_dump(mode="json")
+    if data["ram_mb"] is None:
+        del data["ram_mb"]  # an edgegen that does not know it yet reads the pack too
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path = folder / MANIFEST_NAME
     try:
         replace_file(path, text.encode("utf-8"))

@@ -29,6 +29,7 @@ from .defaults import PackDefaults, default_settings, default_sizes, pack_name, 
 from .export import ROLES, export
 from .fp16 import convert_fp16
 from .graphs import load_graph, save_graph
+from .ram import measure_ram, peaks_as_json, ram_needs
 from .rewrites import stamp
 from .runner import Recipe, Runner
 from .source import Source, open_source
@@ -244,11 +245,10 @@ class _Builder:
         if self.options.sheet:
             ev.contact_sheet(wanted, got, self.options.sheet)
         cost = ev.measure_cost(self.pack, prompts[0])
-        result = self._result(wanted, got, recorder, cost, recipe)
-        ram_mb = math.ceil(cost.peak_mb)
-        return Manifest.model_validate(
-            manifest.model_copy(update={"evaluation": result, "min_ram_mb": ram_mb})
-        )
+        peaks = measure_ram(self.pack, prompts[0])
+        result = {**self._result(wanted, got, recorder, cost, recipe), "memory": peaks_as_json(peaks)}
+        found = {"evaluation": result, "min_ram_mb": math.ceil(cost.peak_mb), "ram_mb": ram_needs(peaks)}
+        return Manifest.model_validate(manifest.model_copy(update=found))
 
     def _result(
         self,

@@ -62,7 +62,7 @@ def check_memory(roots: Roots, min_ram_mb: int) -> Check:
     if memory is None:
         return Check("memory", "warn", "unknown: /proc/meminfo cannot be read")
     total, free = memory
-    said = f"{total} MB, {free} MB free" + (f"; the pack needs {min_ram_mb}" if min_ram_mb else "")
+    said = f"{total} MB, {free} MB free" + (f"; the pack needs at least {min_ram_mb}" if min_ram_mb else "")
     if total < min_ram_mb:
         return Check("memory", "bad", said, "choose a smaller pack or size, or a machine with more memory")
     if free < min_ram_mb:

@@ -193,7 +193,8 @@ def check_step(settings: Settings) -> Check:
         pack = locate(settings.engine.pack, settings)
         request = JobRequest(id="try", prompt="a red apple", steps=None)
         wanted = resolve_settings(pack, request, settings.limits)
-        with TextToImage(pack, settings.engine.provider, settings.engine.threads) as pipeline:
+        engine = settings.engine
+        with TextToImage(pack, engine.provider, engine.threads, memory=engine.memory) as pipeline:
             for part in pipeline.generate(wanted):
                 if isinstance(part, Progress) and part.step:
                     break

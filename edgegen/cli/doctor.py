@@ -16,6 +16,7 @@ from .checks import Check
 from .output import coloured, printable, say, say_json
 
 if TYPE_CHECKING:
+    from edgegen.pack import Pack
     from edgegen.settings import Settings
 
     from .machine import Roots
@@ -122,9 +123,17 @@ def engine_checks(settings: Settings, roots: Roots) -> Iterator[Check]:
     from . import checks, services
 
     yield services.check_provider(settings.engine)
-    finding, min_ram_mb = services.check_pack(settings)
+    finding, pack = services.check_pack(settings)
     yield finding
-    yield checks.check_memory(roots, min_ram_mb)
+    yield checks.check_memory(roots, least_ram_mb(pack))
+    yield services.check_memory_mode(settings.engine, pack, roots)
+
+
+def least_ram_mb(pack: Pack | None) -> int:
+    """What the pack needs in the memory mode that needs least; 0: no pack."""
+    from edgegen.engine.memorychoice import memory_needs
+
+    return memory_needs(pack.manifest).mb["low"] if pack else 0
 
 
 def service_checks(settings: Settings) -> Iterator[Check]:

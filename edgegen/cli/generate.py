@@ -40,6 +40,11 @@ MAX_SEED = 2**63 - 1
 )
 @picture_options
 @click.option("--provider", metavar="NAME", help="cpu, openvino or auto. Default: engine.provider.")
+@click.option(
+    "--memory",
+    type=click.Choice(["auto", "full", "mapped", "low"]),
+    help="How to spend memory: low needs least. Default: engine.memory.",
+)
 @click.option("--threads", type=click.IntRange(0, 256), metavar="N", help="0: one per usable core.")
 @click.option(
     "--count", type=click.IntRange(1, MAX_COUNT), default=1, help="Pictures, with seeds one after another."
@@ -76,7 +81,8 @@ def generate(app: App, prompt: str | None, source: Path | None, **options: Any) 
     wanted = list(seeds_for(settings, options["count"]))
     engine = app.settings.engine
     threads = engine.threads if options["threads"] is None else options["threads"]
-    with open_pipeline(pack, options["provider"] or engine.provider, threads) as pipeline:
+    provider, memory = options["provider"] or engine.provider, options["memory"] or engine.memory
+    with open_pipeline(pack, provider, threads, memory) as pipeline:
         made = draw_all(pipeline, wanted, paths, quiet=options["as_json"])
     if options["as_json"]:
         say_json({"pictures": made})
@@ -107,14 +113,15 @@ def choose_pack(app: App, name: str | None) -> Pack:
     return find_pack(name or app.settings.engine.pack, pack_dirs(app.settings))
 
 
-def open_pipeline(pack: Pack, provider: str, threads: int) -> TextToImage:
+def open_pipeline(pack: Pack, provider: str, threads: int, memory: str) -> TextToImage:
     import logging
 
     from edgegen.engine.pipeline import TextToImage
 
-    pipeline = TextToImage(pack, provider, threads)
-    choice = pipeline.provider
-    logging.getLogger(__name__).info("provider %s: %s", choice.name, choice.reason)
+    pipeline = TextToImage(pack, provider, threads, memory=memory)
+    log, choice, mode = logging.getLogger(__name__), pipeline.provider, pipeline.memory
+    log.info("provider %s: %s", choice.name, choice.reason)
+    log.info("memory mode %s: %s", mode.mode.name, mode.reason)
     return pipeline
 
 

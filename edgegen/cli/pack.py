@@ -14,7 +14,7 @@ from .app import App, fail, pass_app
 from .output import coloured, complain, megabytes, printable, say, say_json, shorten, table
 
 if TYPE_CHECKING:
-    from edgegen.pack import Pack
+    from edgegen.pack import Manifest, Pack
     from edgegen.settings import Settings
 
 COLUMNS = ("NAME", "FAMILY", "PRECISION", "MB", "STEPS", "SIZE", "LICENCE")
@@ -58,6 +58,7 @@ def summary(pack: Pack, default_name: str) -> dict[str, Any]:
         "bytes": pack.size_bytes,
         "defaults": manifest.defaults.model_dump(),
         "min_ram_mb": manifest.min_ram_mb,
+        "ram_mb": manifest.ram_mb and manifest.ram_mb.model_dump(),
         "licence": manifest.licence,
         "folder": str(pack.folder),
     }
@@ -139,6 +140,13 @@ def show(app: App, name: str | None, as_json: bool) -> None:
         say(f"{key}: {printable(value)}")
 
 
+def memory_line(m: Manifest) -> str:
+    """`140 MB of memory, 90 in memory mode low`, as far as it was measured."""
+    if m.ram_mb:
+        return f"{m.ram_mb.full} MB of memory, {m.ram_mb.mapped} in mode mapped, {m.ram_mb.low} in mode low"
+    return f"{m.min_ram_mb} MB of memory" if m.min_ram_mb else "memory not measured"
+
+
 def _facts(pack: Pack) -> Iterable[tuple[str, str]]:
     m = pack.manifest
     d = m.defaults
@@ -147,7 +155,7 @@ def _facts(pack: Pack) -> Iterable[tuple[str, str]]:
     yield "folder", str(pack.folder)
     yield "family", f"{m.family}, {m.prediction_type}, made for {m.target}"
     yield "size on disk", f"{megabytes(pack.size_bytes)} MB"
-    yield "needs", f"{m.min_ram_mb} MB of memory" if m.min_ram_mb else "memory not measured"
+    yield "needs", memory_line(m)
     yield "default", f"{d.width}x{d.height}, {d.steps} steps of {d.sampler}, guidance {d.guidance:g}"
     yield "sizes", str(m.sizes)
     yield "licence", m.licence

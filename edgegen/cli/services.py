@@ -13,24 +13,42 @@ from edgegen.errors import EdgegenError, PackError, PinsError
 from .checks import Check
 
 if TYPE_CHECKING:
+    from edgegen.pack import Pack
     from edgegen.settings import ButtonSettings, EngineSettings, MqttSettings, NodeSettings, Settings
+
+    from .machine import Roots
 
 BROKER_TIMEOUT_S = 5.0
 
 
-def check_pack(settings: Settings) -> tuple[Check, int]:
-    """Whether the configured pack's files match their hashes, and the memory it needs in MB (0: unknown)."""
+def check_pack(settings: Settings) -> tuple[Check, Pack | None]:
+    """Whether the configured pack's files match their hashes, and the pack, where it opens."""
     from .pack import locate
 
     try:
         pack = locate(settings.engine.pack, settings)
         bad = [problem for _, problem in pack.check_files() if problem]
     except PackError as err:
-        return Check("pack", "bad", str(err), "set engine.pack to one of `edgegen pack list`"), 0
-    needs = pack.manifest.min_ram_mb
+        return Check("pack", "bad", str(err), "set engine.pack to one of `edgegen pack list`"), None
     if bad:
-        return Check("pack", "bad", f"{pack.name}: {'; '.join(bad)}", "install the pack again"), needs
-    return Check("pack", "ok", f"{pack.name} in {pack.folder}: all files intact"), needs
+        return Check("pack", "bad", f"{pack.name}: {'; '.join(bad)}", "install the pack again"), pack
+    return Check("pack", "ok", f"{pack.name} in {pack.folder}: all files intact"), pack
+
+
+def check_memory_mode(engine: EngineSettings, pack: Pack | None, roots: Roots) -> Check:
+    """Which memory mode the pack would run in now, and why; a refusal is bad."""
+    from edgegen.engine.freememory import read_free_memory
+    from edgegen.engine.memorychoice import choose_memory
+
+    if pack is None:
+        return Check("memory mode", "ok", f"{engine.memory}; no pack to choose for")
+    try:
+        choice = choose_memory(engine.memory, pack.manifest, read_free_memory(roots.proc, roots.sys))
+    except EdgegenError as err:
+        return Check(
+            "memory mode", "bad", str(err), "stop other programs, or set engine.pack to a smaller pack"
+        )
+    return Check("memory mode", "ok", f"{choice.mode.name} on provider cpu: {choice.reason}")
 
 
 def check_provider(engine: EngineSettings) -> Check:

@@ -20,6 +20,7 @@ from ..diffusion.schedulers import make_scheduler
 from ..diffusion.tokenizer import ClipTokenizer
 from ..errors import BadRequest, EngineError, OutOfMemory, Problem
 from ..pack import Pack
+from .memorychoice import MemoryChoice, memory_for
 from .providers import ProviderChoice, choose_provider
 from .request import GenerationSettings, noise_schedule, resolve_settings
 from .session import SessionCache
@@ -67,9 +68,11 @@ class TextToImage:
     Args:
         provider: `auto`, `cpu`, `openvino`, or a choice already made.
         threads: for ONNX Runtime; 0: one per usable core.
+        memory: `auto`, `full`, `mapped`, `low`, or a choice already made.
         batch_guidance: run guidance's two passes as one batch of 2: more memory, on few cores no faster.
     Raises:
         ProviderError: the provider asked for cannot run here.
+        OutOfMemory: the pack does not fit, whatever the memory mode.
         PackError: the tokenizer is altered or not of CLIP type.
     """
 
@@ -79,10 +82,12 @@ class TextToImage:
         provider: str | ProviderChoice = "auto",
         threads: int = 0,
         batch_guidance: bool = False,
+        memory: str | MemoryChoice = "auto",
     ):
         self.pack = pack
         self.provider = choose_provider(provider) if isinstance(provider, str) else provider
-        self.sessions = SessionCache(pack, self.provider, threads)
+        self.memory = memory_for(pack.manifest, self.provider, memory) if isinstance(memory, str) else memory
+        self.sessions = SessionCache(pack, self.provider, threads, self.memory.mode)
         self._tokenizer = ClipTokenizer.from_file(pack.verify_tokenizer(), pack.manifest.tokenizer.max_length)
         self._batch_guidance = batch_guidance
         self._encodings: OrderedDict[str, np.ndarray] = OrderedDict()

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import EngineError, OutOfMemory, ProviderError
 from ..pack import Pack
+from .memory import FULL, MemoryMode, apply_mode, trim_malloc
 from .providers import ProviderChoice
 from .runtime import FATAL_ONLY, onnxruntime, usable_cores
 
@@ -88,13 +89,16 @@ def _readable(doing: str, err: Exception) -> EngineError:
     return EngineError(f"{doing}: {detail}")
 
 
-def open_session(path: Path, choice: ProviderChoice, threads: int = 0, name: str = "") -> GraphSession:
+def open_session(
+    path: Path, choice: ProviderChoice, threads: int = 0, name: str = "", memory: MemoryMode = FULL
+) -> GraphSession:
     """Load a graph.
 
     Args:
         path: an .onnx file of a verified pack: ONNX Runtime parses it, and what it names beside it.
         threads: for one operator's work; 0: one per usable core.
         name: for messages; the file's path when empty.
+        memory: how to spend it; only the CPU provider listens.
     Raises:
         OutOfMemory, EngineError: the graph does not load.
         ProviderError: the provider is not what runs it.
@@ -109,6 +113,7 @@ def open_session(path: Path, choice: ProviderChoice, threads: int = 0, name: str
             )
             session = ort.InferenceSession(str(path), options)
         else:
+            apply_mode(options, memory)
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as err:
         raise _readable(f"graph {name} does not load with provider {choice.name}", err) from err
@@ -130,12 +135,16 @@ def session_options(ort: Any, threads: int) -> Any:
 
 
 class SessionCache:
-    """A pack's sessions: one per graph, loaded when first wanted, after its files' hashes were checked."""
+    """A pack's sessions: one per graph, loaded when first wanted, after its files' hashes were checked.
 
-    def __init__(self, pack: Pack, choice: ProviderChoice, threads: int = 0):
+    In a memory mode that keeps no graphs, wanting one frees the others first.
+    """
+
+    def __init__(self, pack: Pack, choice: ProviderChoice, threads: int = 0, memory: MemoryMode = FULL):
         self._pack = pack
         self._choice = choice
         self._threads = threads
+        self._memory = memory
         self._open: dict[str, GraphSession] = {}
 
     @property
@@ -146,8 +155,10 @@ class SessionCache:
     def get(self, role: str) -> GraphSession:
         """Raises PackError for a missing or altered graph, EngineError when it does not load."""
         if role not in self._open:
+            if not self._memory.keeps_graphs:
+                self.close()
             path = self._pack.verify_graph(role)
-            self._open[role] = open_session(path, self._choice, self._threads, role)
+            self._open[role] = open_session(path, self._choice, self._threads, role, self._memory)
         return self._open[role]
 
     def close(self) -> None:
@@ -155,3 +166,5 @@ class SessionCache:
         for session in self._open.values():
             session.close()
         self._open.clear()
+        if not self._memory.keeps_graphs:
+            trim_malloc()

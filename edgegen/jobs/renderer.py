@@ -85,9 +85,11 @@ class PipelineRenderer:
         """The loaded pipeline when it is of this very pack, else a new one in its place."""
         if self._pipeline is None or self._pipeline.pack != pack:
             self.unload()  # first, for two may not fit
-            self._pipeline = TextToImage(pack, self._settings.provider, self._settings.threads)
-            choice = self._pipeline.provider
+            wanted = self._settings
+            self._pipeline = TextToImage(pack, wanted.provider, wanted.threads, memory=wanted.memory)
+            choice, memory = self._pipeline.provider, self._pipeline.memory
             log.info("pack %s runs on provider %s: %s", pack.name, choice.name, choice.reason)
+            log.info("pack %s runs in memory mode %s: %s", pack.name, memory.mode.name, memory.reason)
         return self._pipeline
 
 

@@ -26,7 +26,8 @@ def test_a_healthy_device(device):
     names = [check["name"] for check in told["checks"]]
     assert names == [
         "config", "board", "temperature", "throttling", "python", "packages", "clock", "disk", "database",
-        "data_dir", "gallery", "run_dir", "provider", "pack", "memory", "daemon", "broker", "pins",
+        "data_dir", "gallery", "run_dir", "provider", "pack", "memory", "memory mode", "daemon", "broker",
+        "pins",
     ]  # fmt: skip
     assert told["ok"] is True
     assert all(check["state"] in ("ok", "warn") for check in told["checks"])

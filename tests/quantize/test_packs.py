@@ -150,6 +150,8 @@ def test_the_evaluation_is_in_the_pack_and_printed(packs: dict[str, Pack]):
     assert 0.5 < data["pictures"]["ssim"] <= 1
     assert data["cost"]["peak_mb"] > 20
     assert packs["int8"].manifest.min_ram_mb == data["cost"]["peak_mb"]
+    assert packs["int8"].manifest.ram_mb.full == data["memory"]["full"]["total_mb"]
+    assert packs["fp32"].manifest.ram_mb is None, "it was not evaluated"
     unet = data["graphs"]["unet"]
     assert unet["sqnr_db"] > 20
     layers = list(unet["layer_sqnr_db"].values())

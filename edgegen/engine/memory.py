@@ -1,0 +1,84 @@
+"""Memory modes: what ONNX Runtime and malloc are told, so that a pack fits where memory is short.
+
+| mode | weights | working memory | speed |
+|---|---|---|---|
+| `full` | copied into the layout the kernels like best | an arena that only grows | fastest |
+| `mapped` | left in the file: the kernel may drop their pages and read them again | no arena | about half |
+| `low` | as in `mapped`, one graph at a time | every tensor goes back when it was read | about half |
+
+`low` switches the planner's reuse of buffers off: what it reuses it keeps, from the first layer that needs
+the size to the last. On Stable Diffusion 1.5 at 512x512 that is 0.4 GB. Packs store their weights aligned in
+external data files; weights inside an .onnx are copied in every mode.
+
+Only the CPU provider knows these modes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+MMAP_THRESHOLD = 256 * 1024  # bytes; a tensor this big is a mapping of its own, and gone once freed
+# mallopt(3), the values of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+
+
+@dataclass(frozen=True)
+class MemoryMode:
+    """How memory is spent.
+
+    Attributes:
+        prepacks: kernels keep a copy of the weights in their own layout.
+        uses_arena: freed memory stays with ONNX Runtime.
+        plans_buffers: tensors share buffers that live as long as the longest of them.
+        keeps_graphs: graphs stay loaded beside each other; else one stage frees the one before.
+    """
+
+    name: str
+    prepacks: bool
+    uses_arena: bool
+    plans_buffers: bool
+    keeps_graphs: bool
+
+
+FULL = MemoryMode("full", prepacks=True, uses_arena=True, plans_buffers=True, keeps_graphs=True)
+MAPPED = MemoryMode("mapped", prepacks=False, uses_arena=False, plans_buffers=True, keeps_graphs=True)
+LOW = MemoryMode("low", prepacks=False, uses_arena=False, plans_buffers=False, keeps_graphs=False)
+MODES = {mode.name: mode for mode in (FULL, MAPPED, LOW)}  # fastest first
+
+
+def apply_mode(options: Any, mode: MemoryMode) -> None:
+    """Tell ONNX Runtime's session options; `low` tunes this process's malloc too, for good."""
+    if not mode.prepacks:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    options.enable_cpu_mem_arena = mode.uses_arena
+    options.enable_mem_pattern = mode.plans_buffers
+    options.enable_mem_reuse = mode.plans_buffers
+    if mode is LOW:
+        tune_malloc()
+
+
+def tune_malloc() -> bool:
+    """Make glibc give freed memory back at once.
+
+    The environment's MALLOC_ variables do the same, but are read only when a process starts.
+
+    Returns:
+        False where the libc has no mallopt (musl) or refuses: then nothing is changed or lost.
+    """
+    wanted = {M_ARENA_MAX: 1, M_MMAP_THRESHOLD: MMAP_THRESHOLD, M_TRIM_THRESHOLD: MMAP_THRESHOLD}
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    accepted = [mallopt(name, value) == 1 for name, value in wanted.items()]
+    return all(accepted)
+
+
+def trim_malloc() -> None:
+    """Give free memory inside malloc's heaps back, where the libc can (glibc's malloc_trim)."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return

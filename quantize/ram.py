@@ -1,0 +1,108 @@
+"""What a pack needs of memory in every memory mode: the device's own command draws one picture a mode.
+
+Each in a process of its own, watched from outside: `full` needs all it ever holds; `mapped` and `low` what
+the kernel cannot drop (anonymous memory), and room for the pages of code and weights in use.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgegen.errors import EngineError
+from edgegen.pack import RamNeeds
+
+MODES = ("full", "mapped", "low")
+PAGES_MB = 32  # a UNet of 0.9 GB still runs well with this much beside its anonymous memory
+STEPS = 2  # the second step's peak is that of all others
+SAMPLE_S = 0.005
+TIMEOUT_S = 3600.0
+ROOT = Path(__file__).parent.parent
+CONFIG = '[node]\ndata_dir = "{folder}"\n[limits]\nside = 4096\n'
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Largest anonymous memory and largest resident memory of one process, in bytes."""
+
+    anonymous: int = 0
+    total: int = 0
+
+    def with_sample(self, status: str) -> Peak:
+        """The larger of this and what /proc/<pid>/status says."""
+        rows = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        anonymous, total = (int(rows.get(key, "0").split()[0]) * 1024 for key in ("RssAnon", "VmHWM"))
+        return Peak(max(self.anonymous, anonymous), max(self.total, total))
+
+
+def measure_ram(pack: Path, prompt: str, threads: int = 0) -> dict[str, Peak]:
+    """Mode -> peaks of a process that makes one picture of the default size.
+
+    Raises:
+        EngineError: a process failed; carries the end of what it said.
+    """
+    return {mode: _peak_of(pack.absolute(), prompt, mode, threads) for mode in MODES}
+
+
+def ram_needs(peaks: dict[str, Peak]) -> RamNeeds:
+    """For `pack.json`, in MB (10^6 bytes) rounded up."""
+    full, mapped, low = (peaks[mode] for mode in MODES)
+    return RamNeeds(
+        full=_mb(full.total),
+        mapped=_mb(mapped.anonymous) + PAGES_MB,
+        low=_mb(low.anonymous) + PAGES_MB,
+    )
+
+
+def peaks_as_json(peaks: dict[str, Peak]) -> dict[str, dict[str, int]]:
+    """For the evaluation in `pack.json`."""
+    return {mode: {"anonymous_mb": _mb(p.anonymous), "total_mb": _mb(p.total)} for mode, p in peaks.items()}
+
+
+def _mb(count: int) -> int:
+    return -(-count // 10**6)
+
+
+def _peak_of(pack: Path, prompt: str, mode: str, threads: int) -> Peak:
+    with tempfile.TemporaryDirectory(prefix="edgegen-ram-") as name:
+        folder = Path(name)
+        (folder / "prompt").write_text(prompt, "utf-8")
+        (folder / "config.toml").write_text(CONFIG.format(folder=folder), "utf-8")
+        command = [sys.executable, "-m", "edgegen", "--config", "config.toml", "generate", "-", "-o", "p.png"]
+        command += ["--pack", str(pack), "--provider", "cpu", "--memory", mode, "--threads", str(threads)]
+        command += ["--steps", str(STEPS), "--seed", "1"]
+        with (folder / "prompt").open("rb") as words, (folder / "said").open("wb") as said:
+            process = subprocess.Popen(
+                command, stdin=words, stdout=said, stderr=said, env=_environ(), cwd=folder
+            )
+            peak = _watch(process)
+        if process.returncode != 0:
+            text = (folder / "said").read_text("utf-8", "replace").strip()[-500:]
+            raise EngineError(f"measuring {pack} in memory mode {mode} failed: {text}")
+        return peak
+
+
+def _environ() -> dict[str, str]:
+    """Without settings of ours, which would change what is measured."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("EDGEGEN_")}
+    return kept | {"PYTHONPATH": str(ROOT)}
+
+
+def _watch(process: subprocess.Popen[bytes]) -> Peak:
+    """Peaks until the process ends; it is killed when it takes too long, or when we are interrupted."""
+    deadline, peak = time.monotonic() + TIMEOUT_S, Peak()
+    status = Path(f"/proc/{process.pid}/status")
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            if status.exists():
+                peak = peak.with_sample(status.read_text("ascii", "replace"))
+            time.sleep(SAMPLE_S)
+    finally:
+        process.kill()
+        process.wait()
+    return peak

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgegen.engine.memory import FULL, LOW, MODES, MemoryMode, apply_mode, tune_malloc
+from edgegen.engine.providers import choose_provider
+from edgegen.engine.runtime import onnxruntime
+from edgegen.engine.session import SessionCache
+from edgegen.pack import Pack, builtin_packs_dir, find_pack
+
+ROOT = Path(__file__).parent.parent.parent
+CPU = choose_provider("cpu")
+PICTURE = """
+import hashlib, sys
+from edgegen.engine.pipeline import GenerationSettings, TextToImage
+from edgegen.pack import Pack
+pack = Pack.open(sys.argv[1])
+d = pack.manifest.defaults
+with TextToImage(pack, "cpu", int(sys.argv[3]), memory=sys.argv[2]) as engine:
+    wanted = GenerationSettings("a red apple", "", 1, 2, 3.0, d.width, d.height, d.sampler)
+    *_, picture = engine.generate(wanted)
+    print(hashlib.sha256(picture.pixels.tobytes()).hexdigest(), ",".join(engine.sessions.loaded))
+"""
+
+
+def picture_in_a_fresh_process(pack: Path, mode: str, threads: int) -> tuple[str, str]:
+    """Its hash and what was loaded at the end: malloc's tuning must not leak from mode to mode."""
+    done = subprocess.run(
+        [sys.executable, "-c", PICTURE, str(pack), mode, str(threads)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    digest, loaded = done.stdout.split()
+    return digest, loaded
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["tiny", "pocket"])
+def test_the_same_picture_in_every_mode(name: str) -> None:
+    pack = find_pack(name, [ROOT / "tests" / "packs", builtin_packs_dir()])
+    found = {mode: picture_in_a_fresh_process(pack.folder, mode, 1) for mode in MODES}
+    assert len({digest for digest, _ in found.values()}) == 1, found
+    everything = "text_encoder,unet,vae_decoder"
+    assert [loaded for _, loaded in found.values()] == [everything, everything, "vae_decoder"]
+    assert len(found["full"][0]) == 2 * hashlib.sha256().digest_size
+
+
+def test_low_frees_a_stage_before_it_loads_the_next(tiny: Pack) -> None:
+    cache = SessionCache(tiny, CPU, 1, LOW)
+    encoder = cache.get("text_encoder")
+    assert cache.get("text_encoder") is encoder
+    cache.get("unet")
+    assert cache.loaded == ["unet"]
+    assert cache.get("text_encoder") is not encoder
+    assert encoder._session is None
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_what_onnx_runtime_is_told(mode: MemoryMode) -> None:
+    options = onnxruntime().SessionOptions()
+    apply_mode(options, mode)
+    told = (options.enable_cpu_mem_arena, options.enable_mem_pattern, options.enable_mem_reuse)
+    assert told == {"full": (True,) * 3, "mapped": (False, True, True), "low": (False,) * 3}[mode.name]
+    if mode is not FULL:
+        assert options.get_session_config_entry("session.disable_prepacking") == "1"
+
+
+def test_malloc_gives_back_what_it_was_given() -> None:
+    """In a process of its own: after tuning, 300 KiB freed between two others leaves the process."""
+    script = """
+from edgegen.engine.memory import tune_malloc
+import ctypes, numpy as np
+def heap(): return int(open("/proc/self/statm").read().split()[5])
+blocks = [np.ones(8 << 20, np.uint8) for _ in range(4)]  # frees of these raise glibc's own threshold
+del blocks
+assert tune_malloc()
+held = [np.ones(300 << 10, np.uint8) for _ in range(200)]
+before = heap()
+kept = held[1::2]
+del held
+print((before - heap()) * 4)
+"""
+    if not tune_malloc():
+        pytest.skip("this libc has no mallopt")
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100 * 290, "100 blocks of 300 KiB were freed"
+
+
+def test_weights_stay_in_their_file_while_the_graph_is_loaded(tiny: Pack) -> None:
+    weights = str(tiny.folder / "unet/weights.bin")
+    cache = SessionCache(tiny, CPU, 1, LOW)
+    cache.get("unet")
+    assert weights in Path("/proc/self/maps").read_text("utf-8")
+    cache.close()
+    assert weights not in Path("/proc/self/maps").read_text("utf-8")
