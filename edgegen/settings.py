@@ -106,6 +106,19 @@ class LimitSettings(Section):
     side: int = Field(1024, ge=64, le=4096, description="Longest side of a picture in pixels.")
 
 
+class WorkflowSettings(Section):
+    """ComfyUI workflows."""
+
+    checkpoints: tuple[Annotated[str, Field(pattern=r"^[^=]+=[A-Za-z0-9*._-]+$")], ...] = Field(
+        (),
+        description="Which pack a checkpoint's name in a workflow stands for: CHECKPOINT=PACK; *=PACK for "
+        "every name not known otherwise. A pack's own name, with any folder and suffix, stands for it.",
+    )
+    input_dir: Path | None = Field(
+        None, description="Folder of the pictures that LoadImage reads; empty: data_dir/input."
+    )
+
+
 class MqttSettings(Section):
     enabled: bool = Field(False, description="Take jobs from an MQTT broker.")
     host: str = Field("localhost", min_length=1, max_length=255, description="Broker's host name or address.")
@@ -175,5 +188,6 @@ class Settings(Section):
     queue: QueueSettings = QueueSettings()
     gallery: GallerySettings = GallerySettings()
     limits: LimitSettings = LimitSettings()
+    workflow: WorkflowSettings = WorkflowSettings()
     mqtt: MqttSettings = MqttSettings()
     buttons: tuple[ButtonSettings, ...] = Field((), description="One [[buttons]] table per GPIO button.")
