@@ -19,7 +19,7 @@ from edgegen.engine.workbench import Workbench
 from edgegen.errors import BadRequest, EngineError
 from edgegen.pack import Pack
 from edgegen.settings import LimitSettings
-from edgegen.workflow import BadWorkflow
+from edgegen.workflow import BadWorkflow, parse_workflow
 from edgegen.workflow.parse import workflow_from
 
 CHECKPOINT = "v1-5-pruned-emaonly.safetensors"
@@ -308,3 +308,24 @@ def test_a_prompt_with_too_many_tokens_names_its_node(bench: Workbench) -> None:
     data["6"]["inputs"]["text"] = "1 2 3 4 5 6 7 8 9 " * 10
     with pytest.raises(BadWorkflow, match=r"node 6 \(CLIPTextEncode\) text: has 90 tokens; at most 75 fit"):
         run(bench, data)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sd15_lora", ["node 10 (LoraLoader): class 'LoraLoader' is not supported"]),
+        (
+            "sd15_img2img",
+            [
+                "node 10 (LoadImage) image: no picture of that name",
+                "node 14 (CheckpointLoaderSimple) ckpt_name: stands for no pack here",
+            ],
+        ),
+    ],
+)
+def test_the_verdict_on_workflows_from_elsewhere(bench: Workbench, name: str, said: list[str]) -> None:
+    path = Path(__file__).parent.parent / "workflow" / "examples" / f"{name}.json"
+    with pytest.raises(BadWorkflow) as caught:
+        check_for(bench, parse_workflow(path.read_bytes()))
+    assert len(caught.value.problems) == len(said)
+    assert all(text in str(caught.value) for text in said)

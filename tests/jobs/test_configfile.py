@@ -105,7 +105,8 @@ def test_every_problem_at_once(tmp_path):
     )
     found = problems(path, {"EDGEGEN_LIMITS__SIDE": "many", "EDGEGEN_NODE__NAME": "a b"})
     assert found == {
-        "nonsense": f"unknown key; known are buttons, engine, gallery, limits, mqtt, node, queue ({path}:2)",
+        "nonsense": f"unknown key; known are buttons, engine, gallery, limits, mqtt, node, queue, workflow "
+        f"({path}:2)",
         "mqtt.port": f'must be a whole number, 1 to 65535, not "1883" ({path}:4)',
         "mqtt.hots": f"unknown key; did you mean host? ({path}:5)",
         "mqtt.keepalive_s": f"4 is not allowed: 5 to 3600 ({path}:6)",
