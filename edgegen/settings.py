@@ -153,6 +153,19 @@ class RateSettings(Section):
     burst: int = Field(5, ge=1, le=100_000, description="Jobs at once after a rest, before the rate counts.")
 
 
+class WorkflowSettings(Section):
+    """ComfyUI workflows."""
+
+    checkpoints: tuple[Annotated[str, Field(pattern=r"^[^=]+=[A-Za-z0-9*._-]+$")], ...] = Field(
+        (),
+        description="Which pack a checkpoint's name in a workflow stands for: CHECKPOINT=PACK; *=PACK for "
+        "every name not known otherwise. A pack's own name, with any folder and suffix, stands for it.",
+    )
+    input_dir: Path | None = Field(
+        None, description="Folder of the pictures that LoadImage reads; empty: data_dir/input."
+    )
+
+
 class MqttSettings(Section):
     enabled: bool = Field(False, description="Take jobs from an MQTT broker.")
     host: str = Field("localhost", min_length=1, max_length=255, description="Broker's host name or address.")
@@ -228,5 +241,6 @@ class Settings(Section):
     prompts: PromptSettings = PromptSettings()
     rate: RateSettings = RateSettings()
     guards: GuardSettings = GuardSettings()
+    workflow: WorkflowSettings = WorkflowSettings()
     mqtt: MqttSettings = MqttSettings()
     buttons: tuple[ButtonSettings, ...] = Field((), description="One [[buttons]] table per GPIO button.")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "generate": ".generate:generate",
+    "workflow": ".workflow:workflow",
     "run": ".run:run",
     "engine": ".run:engine",
     "status": ".jobs:status",

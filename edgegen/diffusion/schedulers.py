@@ -18,7 +18,7 @@ from . import multistep, solvers
 from .prediction import PREDICTION_TYPES, Draw, Predict, StepOutput
 from .schedules import NoiseSchedule, alphas_cumprod, check_steps, sigmas_of, spaced_timesteps
 from .sigma_scheduler import SigmaScheduler, TimestepTable
-from .sigma_schedules import SIGMA_SCHEDULES, run_sigmas
+from .sigma_schedules import SIGMA_SCHEDULES, cut_sigmas, run_sigmas, tail_sigmas
 from .vp_schedulers import LCM_TRAINING_STEPS, DdimScheduler, LcmScheduler
 
 
@@ -123,6 +123,35 @@ def _on_levels(
 ) -> Scheduler:
     trained = sigmas_of(alphas_cumprod(schedule))
     sigmas = run_sigmas(levels, trained, steps, sampler.drops_penultimate)
+    return _on_sigmas(sampler, trained, prediction_type, sigmas)
+
+
+def part_of_run(
+    name: str,
+    schedule: NoiseSchedule,
+    prediction_type: str,
+    steps: int,
+    levels: str,
+    denoise: float = 1.0,
+    start: int = 0,
+    end: int = 10_000,
+    to_the_end: bool = True,
+) -> Scheduler | None:
+    """A scheduler for a part of a run, as ComfyUI cuts it; None when there is nothing to do.
+
+    Args:
+        denoise: see `tail_sigmas`; start, end, to_the_end: see `cut_sigmas`. The others as `make_scheduler`.
+    """
+    sampler = SCHEDULERS[name]
+    trained = sigmas_of(alphas_cumprod(schedule))
+    sigmas = tail_sigmas(levels, trained, steps, denoise, sampler.drops_penultimate)
+    sigmas = cut_sigmas(sigmas, start, end, to_the_end)
+    return _on_sigmas(sampler, trained, prediction_type, sigmas) if len(sigmas) > 1 else None
+
+
+def _on_sigmas(
+    sampler: Sampler, trained: np.ndarray, prediction_type: str, sigmas: np.ndarray
+) -> SigmaScheduler:
     first, highest = float(sigmas[0]), float(trained[-1])
     # from the noisiest level the start has the variance the denoiser was trained with, as in ComfyUI
     start = hypot(first, 1) if first > highest or isclose(first, highest, rel_tol=1e-5) else first

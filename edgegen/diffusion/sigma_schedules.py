@@ -15,6 +15,7 @@ from .schedules import check_steps
 
 KARRAS_RHO = 7.0
 BETA_SHAPE = 0.6
+WHOLE_RUN = 0.9999
 
 Spacing = Callable[[np.ndarray, int], np.ndarray]
 """(trained sigmas, steps) -> levels, descending, without the final 0."""
@@ -90,6 +91,38 @@ def run_sigmas(name: str, trained: np.ndarray, steps: int, drops_penultimate: bo
     check_steps(steps, len(trained) - drops_penultimate)
     levels = SIGMA_SCHEDULES[name](trained, steps + drops_penultimate)
     return np.append(levels[:-1] if drops_penultimate and len(levels) > 1 else levels, 0.0)
+
+
+def tail_sigmas(
+    name: str, trained: np.ndarray, steps: int, denoise: float, drops_penultimate: bool = False
+) -> np.ndarray:
+    """The last `steps` of the steps / denoise that a whole run would make, as ComfyUI repaints a picture.
+
+    Args:
+        denoise: 0 to 1; above 0.9999 it is the whole run, 0 leaves nothing to do.
+    Returns:
+        (n + 1,) float64, or empty.
+    Raises:
+        ValueError: as `run_sigmas`; the whole run has more steps than the schedule allows.
+    """
+    if denoise <= 0:
+        return np.empty(0)
+    if denoise > WHOLE_RUN:
+        return run_sigmas(name, trained, steps, drops_penultimate)
+    return run_sigmas(name, trained, int(steps / denoise), drops_penultimate)[-(steps + 1) :]
+
+
+def cut_sigmas(sigmas: np.ndarray, start: int, end: int, to_the_end: bool) -> np.ndarray:
+    """The levels from step `start` to before step `end`; empty when nothing is left between them.
+
+    Args:
+        to_the_end: the last step goes to 0, whatever level it would stop at.
+    """
+    if end < len(sigmas) - 1:
+        sigmas = sigmas[: end + 1].copy()
+        if to_the_end:
+            sigmas[-1] = 0.0
+    return sigmas[start:] if start < len(sigmas) - 1 else np.empty(0)
 
 
 def _sigma_at(trained: np.ndarray, timesteps: np.ndarray) -> np.ndarray:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, PngImagePlugin
 
 from .. import __version__
 from ..errors import StorageError
 from ..pack import replace_file
+from ..workflow import Workflow
 from .pipeline import Picture
 
 FORMATS = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG"}
@@ -102,6 +105,37 @@ def _exif(picture: Picture) -> Image.Exif:
     comment = b"UNICODE\0" + parameters_text(picture).encode("utf-16-be")
     exif.get_ifd(EXIF_IFD)[USER_COMMENT] = comment
     return exif
+
+
+def encode_workflow_picture(
+    pixels: np.ndarray, workflow: Workflow, told: Mapping[str, Any], file_format: str = "png"
+) -> bytes:
+    """A workflow's picture as a file: PNG text `prompt` holds the workflow as it ran and `workflow` the
+    editor's form of it, if there was one, as ComfyUI writes them; `edgegen` what else is known.
+
+    Args:
+        told: the packs, provider and seconds.
+    Raises:
+        ValueError: a format other than png, webp, jpeg.
+    """
+    if file_format not in FORMATS:
+        raise ValueError(f"format is {file_format!r}; known are {', '.join(FORMATS)}")
+    image = Image.fromarray(pixels)
+    out = io.BytesIO()
+    ours = json.dumps({**told, "version": __version__})
+    if file_format == "png":
+        info = PngImagePlugin.PngInfo()
+        info.add_text("prompt", json.dumps(workflow.as_data()))  # ASCII, as a tEXt chunk demands
+        if workflow.editor is not None:
+            info.add_text("workflow", json.dumps(workflow.editor))
+        info.add_itxt("edgegen", ours)
+        image.save(out, "PNG", pnginfo=info)
+        return out.getvalue()
+    exif = Image.Exif()
+    exif[_IMAGE_DESCRIPTION] = ours
+    exif[_SOFTWARE] = f"edgegen {__version__}"
+    image.save(out, FORMATS[file_format], quality=QUALITY[file_format], exif=exif)
+    return out.getvalue()
 
 
 def save_picture(picture: Picture, path: Path, file_format: str | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,23 +10,18 @@ from types import TracebackType
 
 import numpy as np
 
-from ..diffusion.emphasis import emphasize, weight_problem, weighted_parts
 from ..diffusion.pixels import to_uint8
-from ..diffusion.prompt import token_problem
 from ..diffusion.rng import NoiseSource
-from ..diffusion.sampler import PairDenoiser, SamplerStep, sample
+from ..diffusion.sampler import SamplerStep
 from ..diffusion.schedulers import make_scheduler
-from ..diffusion.tokenizer import ClipTokenizer
 from ..errors import BadRequest, EngineError, OutOfMemory, Problem
 from ..pack import Pack
 from .memorychoice import MemoryChoice, memory_for
 from .providers import ProviderChoice, choose_provider
 from .request import GenerationSettings, noise_schedule, resolve_settings
-from .session import SessionCache
+from .stages import Stages
 
 __all__ = ["GenerationSettings", "Picture", "Progress", "TextToImage", "resolve_settings"]
-
-PROMPTS_REMEMBERED = 8
 
 
 @dataclass(frozen=True)
@@ -87,11 +81,9 @@ class TextToImage:
         self.pack = pack
         self.provider = choose_provider(provider) if isinstance(provider, str) else provider
         self.memory = memory_for(pack.manifest, self.provider, memory) if isinstance(memory, str) else memory
-        self.sessions = SessionCache(pack, self.provider, threads, self.memory.mode)
-        self._tokenizer = ClipTokenizer.from_file(pack.verify_tokenizer(), pack.manifest.tokenizer.max_length)
+        self.stages = Stages(pack, self.provider, threads, self.memory.mode)
+        self.sessions = self.stages.sessions
         self._batch_guidance = batch_guidance
-        self._encodings: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._unconditional: np.ndarray | None = None
 
     def generate(self, settings: GenerationSettings) -> Generator[Progress | Picture, None, None]:
         """Progress for every step, then the Picture. Close the iterator to cancel between two steps.
@@ -115,18 +107,13 @@ class TextToImage:
         """Raises BadRequest when a prompt has more tokens than the pack reads, or weights beyond all sense;
         none is ever cut silently."""
         texts = {"prompt": settings.prompt, "negative_prompt": settings.negative_prompt}
-        found = {
-            field: weight_problem(text) or token_problem(text, self._tokenizer)
-            for field, text in texts.items()
-        }
+        found = {field: self.stages.prompt_problem(text) for field, text in texts.items()}
         if problems := [Problem(field, texts[field], message) for field, message in found.items() if message]:
             raise BadRequest(problems)
 
     def close(self) -> None:
         """Free graphs and encodings; safe to call twice. The next `generate` loads again."""
-        self.sessions.close()
-        self._encodings.clear()
-        self._unconditional = None
+        self.stages.close()
 
     def __enter__(self) -> TextToImage:
         return self
@@ -152,11 +139,11 @@ class TextToImage:
         latents = rng.normal(shape) * np.float32(scheduler.init_noise_sigma)
         yield Progress(0, len(scheduler.timesteps), latents, None)
         guided = settings.guidance != 1
-        conditioning = self._encode(settings.prompt)
-        unconditional = self._encode(settings.negative_prompt) if guided else None
-        pair = self._batch_of_two() if guided and self._batch_guidance else None
-        steps = sample(
-            self._unet, scheduler, latents, conditioning, unconditional, settings.guidance, rng, pair
+        conditioning = [self.stages.encode(settings.prompt)]
+        unconditional = [self.stages.encode(settings.negative_prompt)] if guided else None
+        pair = self.stages.predict_pair if guided and self._batch_guidance else None
+        steps = self.stages.denoise(
+            scheduler, latents, conditioning, unconditional, settings.guidance, rng, pair
         )
         with closing(steps):
             for step in steps:
@@ -164,56 +151,9 @@ class TextToImage:
                 yield _progress(step)
         return latents
 
-    def _unet(self, latents: np.ndarray, timestep: float, conditioning: np.ndarray) -> np.ndarray:
-        feeds = {
-            "sample": latents,
-            "timestep": np.array([timestep]),
-            "encoder_hidden_states": conditioning,
-        }
-        out = self.sessions.get("unet").run(feeds)
-        return _output(out, "out_sample", "unet", latents.shape)
-
-    def _batch_of_two(self) -> PairDenoiser:
-        def pair(
-            latents: np.ndarray, timestep: float, conditioning: np.ndarray, unconditional: np.ndarray
-        ) -> tuple[np.ndarray, np.ndarray]:
-            both = self._unet(
-                np.concatenate([latents, latents]), timestep, np.concatenate([conditioning, unconditional])
-            )
-            return both[:1], both[1:]
-
-        return pair
-
-    def _encode(self, text: str) -> np.ndarray:
-        """(1, max_length, width) float32, weights applied; the empty text and recent ones are remembered."""
-        if not text and self._unconditional is not None:
-            return self._unconditional
-        if text in self._encodings:
-            self._encodings.move_to_end(text)
-            return self._encodings[text]
-        ids, weights = self._tokenizer.encode_weighted(weighted_parts(text))
-        out = self.sessions.get("text_encoder").run({"input_ids": ids})
-        encoding = _output(out, "last_hidden_state", "text_encoder")
-        if (weights != 1).any():
-            encoding = emphasize(encoding, self._encode(""), weights)
-        if not text:
-            self._unconditional = encoding
-            return encoding
-        self._encodings[text] = encoding
-        while len(self._encodings) > PROMPTS_REMEMBERED:
-            self._encodings.popitem(last=False)
-        return encoding
-
     def _decode(self, latents: np.ndarray) -> np.ndarray:
-        if not np.isfinite(latents).all():
-            raise EngineError(
-                f"the unet of pack {self.pack.name} gave numbers that are no numbers on provider "
-                f"{self.provider.name}; try another provider, sampler or precision"
-            )
-        scaled = latents / np.float32(self.pack.manifest.latent_scale)
-        out = self.sessions.get("vae_decoder").run({"latent_sample": scaled})
         try:
-            return to_uint8(_output(out, "sample", "vae_decoder"))
+            return to_uint8(self.stages.decode(self.stages.unscaled(latents)))
         except ValueError as err:
             raise EngineError(f"graph vae_decoder: {err}") from err
 
@@ -236,14 +176,3 @@ class TextToImage:
 
 def _progress(step: SamplerStep) -> Progress:
     return Progress(step.index, step.total, step.latents, step.denoised)
-
-
-def _output(
-    out: dict[str, np.ndarray], name: str, graph: str, shape: tuple[int, ...] | None = None
-) -> np.ndarray:
-    """One output as float32. Raises EngineError when the graph has none of that name, or another shape."""
-    if name not in out:
-        raise EngineError(f"graph {graph} has no output {name}; it has {', '.join(out)}")
-    if shape is not None and out[name].shape != shape:
-        raise EngineError(f"graph {graph}: {name} has shape {out[name].shape}, expected {shape}")
-    return out[name].astype(np.float32, copy=False)

@@ -16,7 +16,7 @@ from .queue import JobQueue
 
 log = logging.getLogger(__name__)
 
-ASKED = ("prompt", "negative_prompt", "steps", "guidance", "width", "height", "sampler", "pack")
+ASKED = ("prompt", "negative_prompt", "steps", "guidance", "width", "height", "sampler", "schedule", "pack")
 
 
 def restore_jobs(

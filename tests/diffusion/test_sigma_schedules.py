@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgegen.diffusion.beta_quantile import beta_quantile
 from edgegen.diffusion.schedules import NoiseSchedule, alphas_cumprod, sigmas_of
-from edgegen.diffusion.sigma_schedules import SIGMA_SCHEDULES, run_sigmas
+from edgegen.diffusion.sigma_schedules import SIGMA_SCHEDULES, cut_sigmas, run_sigmas, tail_sigmas
 
 SD15 = sigmas_of(alphas_cumprod(NoiseSchedule()))
 GOLDEN = np.load(Path(__file__).parent / "golden.npz")
@@ -101,3 +101,23 @@ def test_wrong_arguments_are_named() -> None:
         run_sigmas("carras", SD15, 4)
     with pytest.raises(ValueError, match="steps is 1001; allowed are 1 to 1000"):
         run_sigmas("karras", SD15, 1001)
+
+
+def test_the_tail_of_a_longer_run() -> None:
+    whole = run_sigmas("karras", SD15, 5)
+    assert np.array_equal(tail_sigmas("karras", SD15, 5, 1.0), whole)
+    assert np.array_equal(tail_sigmas("karras", SD15, 5, 0.5), run_sigmas("karras", SD15, 10)[-6:])
+    assert np.array_equal(tail_sigmas("simple", SD15, 20, 0.87), run_sigmas("simple", SD15, 22)[-21:])
+    assert len(tail_sigmas("karras", SD15, 5, 0.0)) == 0
+    with pytest.raises(ValueError, match="allowed are 1 to 1000"):
+        tail_sigmas("karras", SD15, 20, 0.01)
+
+
+def test_a_run_is_cut_at_both_ends() -> None:
+    whole = np.array([8.0, 4.0, 2.0, 1.0, 0.0])
+    assert cut_sigmas(whole, 0, 10_000, True).tolist() == whole.tolist()
+    assert cut_sigmas(whole, 1, 3, False).tolist() == [4, 2, 1]
+    assert cut_sigmas(whole, 1, 3, True).tolist() == [4, 2, 0]
+    assert len(cut_sigmas(whole, 4, 10_000, True)) == 0
+    assert len(cut_sigmas(whole, 0, 0, False)) == 0
+    assert whole[3] == 1

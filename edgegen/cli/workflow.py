@@ -1,0 +1,285 @@
+"""`edgegen workflow`: ComfyUI workflows, checked and run in this process."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgegen.errors import BadRequest, Problem, StorageError
+
+from .app import App, pass_app
+from .output import printable, say, say_json
+from .progress import StepBar
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgegen.engine.executor import NodePictures
+    from edgegen.engine.workbench import Workbench
+    from edgegen.workflow import CheckedWorkflow, Workflow
+
+SUFFIXES = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
+BAD = 2
+PLACEHOLDER = re.compile(r"%([a-z][a-z0-9_]{0,31})%")
+
+
+@click.group()
+def workflow() -> None:
+    """Check and run ComfyUI workflows, saved there with "Save (API Format)".
+
+    \b
+    Examples:
+      edgegen workflow check portrait.json
+      edgegen workflow run portrait.json -o portrait.png
+    """
+
+
+sets_option = click.option(
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="WHAT=VALUE",
+    help="NODE.INPUT=VALUE sets an input, %name%=TEXT fills in that placeholder; may be repeated.",
+)
+
+
+@workflow.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@sets_option
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, errors as ComfyUI does.")
+@pass_app
+def check(app: App, file: Path, sets: tuple[str, ...], as_json: bool) -> int:
+    """Say whether the workflow in FILE can run here, without loading any weights; - reads stdin.
+
+    Every problem is told at once: node, class, input, value, what is allowed. Exit code 2: it cannot.
+
+    \b
+    Examples:
+      edgegen workflow check portrait.json
+      edgegen workflow check portrait.json --set 5.width=256 --json
+    """
+    from edgegen.workflow import BadWorkflow
+
+    bench = open_bench(app)
+    try:
+        checked = checked_workflow(bench, file, sets)
+    except BadWorkflow as err:
+        if not as_json:
+            raise
+        say_json({"ok": False, **err.response()})
+        return BAD
+    verdict = verdict_on(bench, checked)
+    if as_json:
+        say_json(verdict)
+    else:
+        tell(verdict)
+    return 0
+
+
+@workflow.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@sets_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    metavar="FILE",
+    help="File (.png, .webp, .jpg) or folder. Default: named as the workflow says, in this folder.",
+)
+@click.option("--force", is_flag=True, help="Overwrite a file that exists.")
+@click.option("--provider", metavar="NAME", help="cpu, openvino or auto. Default: engine.provider.")
+@click.option("--threads", type=click.IntRange(0, 256), metavar="N", help="0: one per usable core.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document with every picture.")
+@pass_app
+def run(app: App, file: Path, sets: tuple[str, ...], output: Path, **options: Any) -> None:
+    """Run the workflow in FILE here and now; - reads stdin.
+
+    Prints each picture's file. A PNG remembers the workflow as it ran: ComfyUI opens it again.
+
+    \b
+    Examples:
+      edgegen workflow run portrait.json -o portrait.png
+      edgegen workflow run portrait.json --set 3.seed=7 --set "%subject%=a red apple"
+    """
+    bench = open_bench(app, options["provider"], options["threads"])
+    checked = checked_workflow(bench, file, sets)
+    namer = Namer(output, options["force"])
+    with closing(bench):
+        saved = run_all(bench, checked, namer, quiet=options["as_json"])
+    if options["as_json"]:
+        say_json({"pictures": saved})
+
+
+def open_bench(app: App, provider: str | None = None, threads: int | None = None) -> Workbench:
+    """The packs, mapping and folders of the configuration."""
+    from edgegen.config.files import pack_dirs
+    from edgegen.engine.workbench import Workbench
+
+    settings = app.settings
+    mapping = dict(entry.rsplit("=", 1) for entry in settings.workflow.checkpoints)
+    input_dir = (settings.workflow.input_dir or settings.node.data_dir / "input").expanduser()
+    engine = settings.engine
+    return Workbench(
+        pack_dirs(settings),
+        mapping,
+        input_dir,
+        settings.limits,
+        provider or engine.provider,
+        engine.threads if threads is None else threads,
+        engine.memory,
+    )
+
+
+def checked_workflow(bench: Workbench, file: Path, sets: tuple[str, ...]) -> CheckedWorkflow:
+    """Read, fill in and check. Raises BadWorkflow with every problem, BadRequest for a wrong --set."""
+    from edgegen.engine.nodes import check_for
+
+    return check_for(bench, filled_workflow(read_file(file), sets))
+
+
+def read_file(file: Path) -> bytes:
+    """The file's bytes, or stdin's for `-`; not more than are worth parsing."""
+    from edgegen.workflow.parse import MAX_BYTES
+
+    try:
+        if str(file) == "-":
+            return sys.stdin.buffer.read(MAX_BYTES + 1)
+        with file.open("rb") as opened:
+            return opened.read(MAX_BYTES + 1)
+    except OSError as err:
+        raise BadRequest([Problem("file", str(file), f"cannot read {file}: {err.strerror}")]) from None
+
+
+def filled_workflow(raw: bytes, sets: tuple[str, ...]) -> Workflow:
+    """The workflow with what --set says. Raises BadWorkflow, BadRequest."""
+    from edgegen.workflow import fill_placeholders, override_inputs, parse_workflow
+
+    texts: dict[str, str] = {}
+    inputs: dict[tuple[str, str], Any] = {}
+    for entry in sets:
+        what, equals, value = entry.partition("=")
+        node, dot, name = what.rpartition(".")
+        if equals and (found := PLACEHOLDER.fullmatch(what)):
+            texts[found[1]] = value
+        elif equals and dot and node and name:
+            inputs[node, name] = value
+        else:
+            message = f"{entry} is neither NODE.INPUT=VALUE nor %name%=TEXT"
+            raise BadRequest([Problem("set", entry, message)])
+    return fill_placeholders(override_inputs(parse_workflow(raw), inputs), texts)
+
+
+def verdict_on(bench: Workbench, checked: CheckedWorkflow) -> dict[str, Any]:
+    """What will run, on which packs, and the most memory any of them is known to need."""
+    from edgegen.engine.nodes import packs_of
+
+    packs = packs_of(bench, checked)
+    classes = [node.class_type for node in checked.nodes.values()]
+    return {
+        "ok": True,
+        "nodes": {name: classes.count(name) for name in sorted(set(classes))},
+        "unused": checked.unused,
+        "checkpoints": {name: pack.name for name, pack in packs.items()},
+        "peak_memory_mb": max((pack.manifest.min_ram_mb for pack in packs.values()), default=0) or None,
+        "node_errors": {},
+    }
+
+
+def tell(verdict: dict[str, Any]) -> None:
+    counted = ", ".join(f"{name} ({n})" if n > 1 else name for name, n in verdict["nodes"].items())
+    say(f"ok: it can run here: {counted}")
+    for checkpoint, pack in verdict["checkpoints"].items():
+        say(f"checkpoint {printable(checkpoint)}: pack {pack}")
+    if verdict["peak_memory_mb"]:
+        say(f"memory: about {verdict['peak_memory_mb']} MB at the pack's own size")
+    if verdict["unused"]:
+        say("not run, for no output needs them: " + printable(", ".join(verdict["unused"])))
+
+
+def run_all(bench: Workbench, checked: CheckedWorkflow, namer: Namer, quiet: bool) -> list[dict[str, Any]]:
+    """Run to the end, saving each picture as it comes."""
+    from edgegen.engine.executor import Executor, NodePictures
+    from edgegen.engine.nodes import packs_of
+
+    began = time.monotonic()
+    packs = sorted({pack.name for pack in packs_of(bench, checked).values()})
+    saved: list[dict[str, Any]] = []
+    with closing(Executor(bench).run(checked)) as work, StepBar("", time.monotonic) as bar:
+        for item in work:
+            if not isinstance(item, NodePictures):
+                bar.show(item.step, item.steps)
+                continue
+            told = {"packs": packs, "seconds": round(time.monotonic() - began, 3)}
+            for picture in keep(item, checked, namer, told):
+                saved.append(picture)
+                if not quiet:
+                    say(f"{printable(picture['file'])}  node {item.node_id}  {told['seconds']:.1f} s")
+    return saved
+
+
+def keep(
+    item: NodePictures, checked: CheckedWorkflow, namer: Namer, told: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Write an output node's pictures; previews too, for here nobody else shows them."""
+    for pixels in item.shown.pixels:
+        path = namer.next(item.shown.prefix or f"preview_{item.node_id}")
+        save(pixels, checked.written, told, path)
+        height, width = pixels.shape[:2]
+        yield {"file": str(path), "node": item.node_id, "width": width, "height": height, **told}
+
+
+def save(pixels: np.ndarray, written: Workflow, told: dict[str, Any], path: Path) -> None:
+    from edgegen.engine.metadata import encode_workflow_picture
+    from edgegen.pack import replace_file
+
+    data = encode_workflow_picture(pixels, written, told, SUFFIXES[path.suffix.lower()])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, data)
+    except OSError as err:
+        raise StorageError(f"cannot write {path}: {err.strerror or err}") from err
+
+
+class Namer:
+    """File names: the one that was given, numbered from the second picture on, or PREFIX_00001_.png and so on
+    in a folder.
+
+    Raises:
+        StorageError: that file exists, or its suffix names no format.
+    """
+
+    def __init__(self, output: Path, force: bool):
+        self._output = output
+        self._force = force
+        self._is_folder = output.is_dir() or not output.suffix
+        self._count = 0
+        if not self._is_folder:
+            self._check(output)
+
+    def next(self, prefix: str) -> Path:
+        """A path that no other picture has."""
+        self._count += 1
+        if not self._is_folder:
+            numbered = self._output.with_stem(f"{self._output.stem}-{self._count}")
+            path = self._output if self._count == 1 else numbered
+            self._check(path)
+            return path
+        safe = "/".join(re.sub(r"[^\w .%-]", "_", part) for part in prefix.replace("\\", "/").split("/"))
+        number = 1
+        while (path := self._output / f"{safe}_{number:05}_.png").exists():
+            number += 1
+        return path
+
+    def _check(self, path: Path) -> None:
+        if path.suffix.lower() not in SUFFIXES:
+            raise StorageError(f"{path}: the file's name must end in {', '.join(SUFFIXES)}")
+        if path.exists() and not self._force:
+            raise StorageError(f"{path} exists; --force overwrites it")

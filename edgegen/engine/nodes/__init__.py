@@ -1,0 +1,105 @@
+"""The nodes of workflows: one small class for each of ComfyUI's that can be done faithfully."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...errors import PackError
+from ...pack import Pack
+from ...workflow import (
+    BadWorkflow,
+    CheckedWorkflow,
+    GraphNode,
+    Link,
+    NodeProblem,
+    NodeSpec,
+    Workflow,
+    check_workflow,
+)
+from ...workflow.declare import Unfit
+from ...workflow.order import needed_by
+from ..workbench import Workbench
+from . import images, latents, loaders, sampling
+from .base import Latents, Node, Shown
+
+NODES: dict[str, Node] = {
+    kind.__name__: kind()
+    for module in (loaders, sampling, latents, images)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Node) and not kind.__name__.startswith("_")
+    if kind is not Node
+}
+SPECS: dict[str, NodeSpec] = {name: node.spec() for name, node in NODES.items()}
+LOADER = "CheckpointLoaderSimple"
+EMPTY = "EmptyLatentImage"
+
+__all__ = ["NODES", "SPECS", "Latents", "Node", "Shown", "check_for", "packs_of"]
+
+
+def check_for(bench: Workbench, workflow: Workflow) -> CheckedWorkflow:
+    """Check a workflow for this device, without loading any weights. Raises BadWorkflow."""
+
+    def custom(class_type: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        return NODES[class_type].check(bench, dict(values))
+
+    problems = list(_pack_problems(bench, workflow))
+    try:
+        checked = check_workflow(workflow, SPECS, custom)
+    except BadWorkflow as err:
+        raise BadWorkflow([*err.found, *problems], err.outputs_of) from None
+    if problems:
+        raise BadWorkflow(problems, {problem.node_id: checked.outputs for problem in problems})
+    return checked
+
+
+def packs_of(bench: Workbench, checked: CheckedWorkflow) -> dict[str, Pack]:
+    """Checkpoint name -> the pack it stands for, of all that a workflow loads."""
+    names = [node.inputs["ckpt_name"] for node in checked.nodes.values() if node.class_type == LOADER]
+    return {name: bench.pack_for(name) for name in names}
+
+
+def _pack_problems(bench: Workbench, workflow: Workflow) -> Iterator[NodeProblem]:
+    """What the packs say of the nodes that they are linked to."""
+    outputs = [
+        node.id for node in workflow.nodes.values() if SPECS.get(node.class_type, NodeSpec("")).is_output
+    ]
+    needed = needed_by(workflow.nodes, outputs)
+    for node in (node for node in workflow.nodes.values() if node.id in needed):
+        if (pack := _pack_at(bench, workflow, node.inputs.get("vae"))) and node.class_type == "VAEEncode":
+            yield from _encoder_problem(node, pack)
+        empty = _source(workflow, node.inputs.get("latent_image"))
+        pack = _pack_at(bench, workflow, node.inputs.get("model"))
+        if pack and empty and empty.class_type == EMPTY:
+            yield from _size_problems(empty, pack)
+
+
+def _source(workflow: Workflow, value: Any) -> GraphNode | None:
+    return workflow.nodes.get(value.node) if isinstance(value, Link) else None
+
+
+def _pack_at(bench: Workbench, workflow: Workflow, value: Any) -> Pack | None:
+    """The pack behind a link, if it can be told; what cannot is a problem of its own."""
+    loader = _source(workflow, value)
+    name = loader.inputs.get("ckpt_name") if loader and loader.class_type == LOADER else None
+    try:
+        return bench.pack_for(name) if isinstance(name, str) else None
+    except PackError:
+        return None
+
+
+def _encoder_problem(node: GraphNode, pack: Pack) -> Iterator[NodeProblem]:
+    if "vae_encoder" not in pack.manifest.graphs:
+        message = f"pack {pack.name} cannot encode pictures: it has no graph vae_encoder"
+        yield NodeProblem("custom_validation_failed", node.id, node.class_type, "vae", pack.name, message)
+
+
+def _size_problems(empty: GraphNode, pack: Pack) -> Iterator[NodeProblem]:
+    for name in ("width", "height"):
+        try:
+            side = SPECS[EMPTY].inputs[name].fit(empty.inputs.get(name))
+        except Unfit:
+            continue  # told already
+        if problem := pack.manifest.sizes.problem_with(side):
+            message = f"{problem} with pack {pack.name}"
+            yield NodeProblem("custom_validation_failed", empty.id, empty.class_type, name, side, message)

@@ -1,0 +1,77 @@
+"""What every node is, and what nodes hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...errors import BadRequest, Problem
+from ...workflow.declare import Input, NodeSpec
+from ..workbench import Workbench
+
+NodeWork = Generator[Any, None, tuple[Any, ...]]
+"""Yields `diffusion.sampler.SamplerStep`; its return value is the outputs, by slot."""
+
+
+@dataclass(frozen=True)
+class Latents:
+    """LATENT: (b, c, h, w) float32 as the autoencoder has them, one for `downscale` pixels a side."""
+
+    samples: np.ndarray
+    downscale: int = 8
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        height, width = self.samples.shape[2:]
+        return width * self.downscale, height * self.downscale
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What an output node shows: (h, w, 3) uint8 pictures, to be kept as `prefix`; None: only a preview."""
+
+    pixels: Sequence[np.ndarray]
+    prefix: str | None
+
+
+class Node:
+    """One class of nodes. MODEL, CLIP and VAE are a `Stages`; CONDITIONING is a list of encodings;
+    IMAGE is (b, 3, h, w) float32, -1 black to 1 white; MASK is (b, h, w) float32, 0 to 1.
+
+    Attributes:
+        INPUTS, OUTPUTS: names, types, defaults and ranges are ComfyUI's.
+    """
+
+    INPUTS: ClassVar[dict[str, Input]] = {}
+    OUTPUTS: ClassVar[tuple[str, ...]] = ()
+    IS_OUTPUT: ClassVar[bool] = False
+
+    @classmethod
+    def spec(cls) -> NodeSpec:
+        return NodeSpec(cls.__name__, cls.INPUTS, cls.OUTPUTS, cls.IS_OUTPUT)
+
+    def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """(input, what is wrong) of the plain values that are right so far, without loading any weights."""
+        yield from ()
+
+    def fingerprint(self, bench: Workbench, values: dict[str, Any]) -> str:
+        """What else than its inputs the result depends on, as a file's content."""
+        return ""
+
+    def run(self, bench: Workbench, **inputs: Any) -> tuple[Any, ...]:
+        """The outputs. Raises BadRequest naming an input, or another EdgegenError."""
+        raise TypeError(f"{type(self).__name__} works step by step")
+
+    def work(self, bench: Workbench, **inputs: Any) -> NodeWork:
+        """The same, step by step, for those that take long."""
+        yield from ()
+        return self.run(bench, **inputs)
+
+
+def refuse(name: str, value: object, message: str) -> BadRequest:
+    """A refusal of one input that shows only while the node runs."""
+    return BadRequest([Problem(name, value, message)])

@@ -1,0 +1,187 @@
+"""Latents: made, moved to other sizes, mixed, decoded and encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ...diffusion.resample import METHODS, crop_to_shape, resample
+from ...errors import EngineError, PackError
+from ...workflow.declare import COMBO, FLOAT, IMAGE, INT, LATENT, MAX_RESOLUTION, VAE, Input
+from ..stages import Stages
+from ..workbench import Workbench
+from .base import Latents, Node, refuse
+
+MAX_BATCH = 16
+METHOD = Input(COMBO, choices=tuple(METHODS))
+CROP = Input(COMBO, choices=("disabled", "center"))
+SMALLEST_SIDE = 64
+
+
+class EmptyLatentImage(Node):
+    """Where a picture from nothing starts."""
+
+    INPUTS = {
+        "width": Input(INT, 512, 16, MAX_RESOLUTION),
+        "height": Input(INT, 512, 16, MAX_RESOLUTION),
+        "batch_size": Input(INT, 1, 1, 4096),
+    }
+    OUTPUTS = (LATENT,)
+
+    def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from side_problems(bench, values)
+        if values.get("batch_size", 1) > MAX_BATCH:
+            yield "batch_size", f"{values['batch_size']} is not allowed here: 1 to {MAX_BATCH}"
+
+    def run(self, bench: Workbench, width: int, height: int, batch_size: int) -> tuple[Any, ...]:
+        return (Latents(np.zeros((batch_size, 4, height // 8, width // 8), np.float32)),)
+
+
+class LatentUpscale(Node):
+    """To a size in pixels; of one side 0 the other keeps the proportions, of both nothing changes."""
+
+    INPUTS = {
+        "samples": Input(LATENT),
+        "upscale_method": METHOD,
+        "width": Input(INT, 512, 0, MAX_RESOLUTION),
+        "height": Input(INT, 512, 0, MAX_RESOLUTION),
+        "crop": CROP,
+    }
+    OUTPUTS = (LATENT,)
+
+    def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from side_problems(bench, values)
+
+    def run(
+        self, bench: Workbench, samples: Latents, upscale_method: str, width: int, height: int, crop: str
+    ) -> tuple[Any, ...]:
+        if width == 0 and height == 0:
+            return (samples,)
+        old_width, old_height = samples.size
+        width, height = (
+            width or round(old_width * height / old_height),
+            height or round(old_height * width / old_width),
+        )
+        side = samples.downscale
+        new = max(SMALLEST_SIDE, width) // side, max(SMALLEST_SIDE, height) // side
+        return (resized(bench, samples, new, upscale_method, crop == "center"),)
+
+
+class LatentUpscaleBy(Node):
+    """By a factor."""
+
+    INPUTS = {
+        "samples": Input(LATENT),
+        "upscale_method": METHOD,
+        "scale_by": Input(FLOAT, 1.5, 0.01, 8.0),
+    }
+    OUTPUTS = (LATENT,)
+
+    def run(
+        self, bench: Workbench, samples: Latents, upscale_method: str, scale_by: float
+    ) -> tuple[Any, ...]:
+        height, width = (round(side * scale_by) for side in samples.samples.shape[2:])
+        return (resized(bench, samples, (width, height), upscale_method),)
+
+
+class LatentAdd(Node):
+    INPUTS = {"samples1": Input(LATENT), "samples2": Input(LATENT)}
+    OUTPUTS = (LATENT,)
+
+    def run(self, bench: Workbench, samples1: Latents, samples2: Latents) -> tuple[Any, ...]:
+        return (Latents(samples1.samples + _like(samples2, samples1, "bilinear"), samples1.downscale),)
+
+
+class LatentBlend(Node):
+    INPUTS = {
+        "samples1": Input(LATENT),
+        "samples2": Input(LATENT),
+        "blend_factor": Input(FLOAT, 0.5, 0.0, 1.0),
+    }
+    OUTPUTS = (LATENT,)
+
+    def run(
+        self, bench: Workbench, samples1: Latents, samples2: Latents, blend_factor: float
+    ) -> tuple[Any, ...]:
+        part = np.float32(blend_factor)
+        mixed = samples1.samples * part + _like(samples2, samples1, "bicubic") * (1 - part)
+        return (Latents(mixed, samples1.downscale),)
+
+
+class LatentMultiply(Node):
+    INPUTS = {"samples": Input(LATENT), "multiplier": Input(FLOAT, 1.0, -10.0, 10.0)}
+    OUTPUTS = (LATENT,)
+
+    def run(self, bench: Workbench, samples: Latents, multiplier: float) -> tuple[Any, ...]:
+        return (Latents(samples.samples * np.float32(multiplier), samples.downscale),)
+
+
+class VAEDecode(Node):
+    """Latents to a picture."""
+
+    INPUTS = {"samples": Input(LATENT), "vae": Input(VAE)}
+    OUTPUTS = (IMAGE,)
+
+    def run(self, bench: Workbench, samples: Latents, vae: Stages) -> tuple[Any, ...]:
+        manifest = vae.pack.manifest
+        fits = (samples.samples.shape[1], samples.downscale) == (
+            manifest.latent_channels,
+            manifest.latent_downscale,
+        )
+        if not fits:
+            raise refuse("samples", None, f"these latents come from another pack than {manifest.name}")
+        pictures = [vae.decode(samples.samples[k : k + 1]) for k in range(len(samples.samples))]
+        image = np.concatenate(pictures)
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise EngineError(f"graph vae_decoder gave {image.shape}, expected pictures (1, 3, h, w)")
+        return (np.clip(image, -1, 1),)
+
+
+class VAEEncode(Node):
+    """A picture to latents; what is over a multiple of the pack's downscale is cut off at the edges."""
+
+    INPUTS = {"pixels": Input(IMAGE), "vae": Input(VAE)}
+    OUTPUTS = (LATENT,)
+
+    def run(self, bench: Workbench, pixels: np.ndarray, vae: Stages) -> tuple[Any, ...]:
+        side = vae.pack.manifest.latent_downscale
+        height, width = (length // side * side for length in pixels.shape[2:])
+        y, x = (length % side // 2 for length in pixels.shape[2:])
+        cut = pixels[:, :, y : y + height, x : x + width]
+        try:
+            latents = [vae.encode_picture(cut[k : k + 1]) for k in range(len(cut))]
+        except PackError as err:
+            raise refuse("vae", vae.pack.name, f"it cannot encode pictures: {err}") from err
+        return (Latents(np.concatenate(latents), side),)
+
+
+def side_problems(bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Width and height against this device's bounds; 0 stands for a side yet unknown."""
+    for name in ("width", "height"):
+        if values.get(name, 0) > bench.limits.side:
+            yield name, f"{values[name]} is not allowed here: at most {bench.limits.side} (limits.side)"
+
+
+def resized(
+    bench: Workbench, latents: Latents, size: tuple[int, int], method: str, to_shape: bool = False
+) -> Latents:
+    """Latents of another width and height, in their own units. Raises BadRequest beyond the bounds."""
+    width, height = size
+    side = latents.downscale
+    if problem := bench.size_problem(width * side, height * side):
+        raise refuse("samples", None, problem)
+    samples = crop_to_shape(latents.samples, width, height) if to_shape else latents.samples
+    return Latents(resample(samples, width, height, method), side)
+
+
+def _like(latents: Latents, other: Latents, method: str) -> np.ndarray:
+    """Their samples in the other's size; a single one goes with each of a batch."""
+    if latents.samples.shape[1] != other.samples.shape[1] or latents.downscale != other.downscale:
+        raise refuse("samples2", None, "these latents come from another pack than samples1")
+    height, width = other.samples.shape[2:]
+    samples = latents.samples
+    if samples.shape[2:] != (height, width):
+        samples = resample(crop_to_shape(samples, width, height), width, height, method)
+    return samples[np.arange(len(other.samples)) % len(samples)]

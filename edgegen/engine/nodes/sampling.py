@@ -1,0 +1,140 @@
+"""The samplers: the one denoising loop of `engine.stages`, over the part of a run that ComfyUI would take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+
+from ...diffusion.rng import MAX_SEED, NoiseSource
+from ...diffusion.schedulers import SCHEDULERS, Scheduler, part_of_run
+from ...diffusion.sigma_schedules import SIGMA_SCHEDULES
+from ...errors import BadRequest
+from ...pack import Manifest
+from ...workflow.declare import COMBO, CONDITIONING, FLOAT, INT, LATENT, MODEL, Input
+from ..request import noise_schedule
+from ..stages import Stages
+from ..workbench import Workbench
+from .base import Latents, Node, NodeWork, refuse
+
+COMFYUI_MAX_SEED = 2**64 - 1
+SAMPLER = Input(COMBO, choices=tuple(SCHEDULERS))
+SCHEDULE = Input(COMBO, choices=tuple(SIGMA_SCHEDULES))
+SEED = Input(INT, 0, 0, COMFYUI_MAX_SEED)
+STEPS = Input(INT, 20, 1, 10_000)
+CFG = Input(FLOAT, 8.0, 0.0, 100.0)
+SWITCH = Input(COMBO, choices=("enable", "disable"))
+
+
+class _Sampling(Node):
+    OUTPUTS = (LATENT,)
+
+    def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        steps, most = values.get("steps", 1), bench.limits.steps
+        if steps > most:
+            yield "steps", f"{steps} is not allowed here: 1 to {most} (limits.steps)"
+
+
+class KSampler(_Sampling):
+    """Noise, or a picture with noise, to latents."""
+
+    INPUTS = {
+        "model": Input(MODEL),
+        "seed": SEED,
+        "steps": STEPS,
+        "cfg": CFG,
+        "sampler_name": SAMPLER,
+        "scheduler": SCHEDULE,
+        "positive": Input(CONDITIONING),
+        "negative": Input(CONDITIONING),
+        "latent_image": Input(LATENT),
+        "denoise": Input(FLOAT, 1.0, 0.0, 1.0),
+    }
+
+    def work(self, bench: Workbench, **inputs: Any) -> NodeWork:
+        run = _run(inputs, denoise=inputs["denoise"])
+        return (yield from _denoise(run, inputs, inputs["seed"], adds_noise=True))
+
+
+class KSamplerAdvanced(_Sampling):
+    """The same over some of a run's steps; another one may go on where it stopped."""
+
+    INPUTS = {
+        "model": Input(MODEL),
+        "add_noise": SWITCH,
+        "noise_seed": SEED,
+        "steps": STEPS,
+        "cfg": CFG,
+        "sampler_name": SAMPLER,
+        "scheduler": SCHEDULE,
+        "positive": Input(CONDITIONING),
+        "negative": Input(CONDITIONING),
+        "latent_image": Input(LATENT),
+        "start_at_step": Input(INT, 0, 0, 10_000),
+        "end_at_step": Input(INT, 10_000, 0, 10_000),
+        "return_with_leftover_noise": SWITCH,
+    }
+
+    def work(self, bench: Workbench, **inputs: Any) -> NodeWork:
+        run = _run(
+            inputs,
+            start=inputs["start_at_step"],
+            end=inputs["end_at_step"],
+            to_the_end=inputs["return_with_leftover_noise"] == "disable",
+        )
+        adds_noise = inputs["add_noise"] == "enable"
+        return (yield from _denoise(run, inputs, inputs["noise_seed"], adds_noise))
+
+
+def _run(inputs: dict[str, Any], **part: Any) -> Scheduler | None:
+    manifest = inputs["model"].pack.manifest
+    name, levels = inputs["sampler_name"], inputs["scheduler"]
+    try:
+        return part_of_run(
+            name, noise_schedule(manifest), manifest.prediction_type, inputs["steps"], levels, **part
+        )
+    except ValueError as err:
+        raise refuse("steps", inputs["steps"], f"do not fit this denoise and sampler: {err}") from None
+
+
+def _denoise(run: Scheduler | None, inputs: dict[str, Any], seed: int, adds_noise: bool) -> NodeWork:
+    stages: Stages = inputs["model"]
+    start = fit_latents(inputs["latent_image"], stages.pack.manifest)
+    if run is None:
+        return (start,)
+    rng = NoiseSource(seed & MAX_SEED)  # torch's generator reads the lowest 32 bits only
+    shape = start.samples.shape
+    noise = rng.normal(shape) if adds_noise else np.zeros(shape, np.float32)
+    latents = noise * np.float32(run.init_noise_sigma) + stages.scaled(start.samples)
+    unconditional = inputs["negative"] if inputs["cfg"] != 1 else None
+    steps = stages.denoise(run, latents, inputs["positive"], unconditional, inputs["cfg"], rng)
+    with closing(steps):
+        for step in steps:
+            latents = step.latents
+            yield step
+    return (Latents(stages.unscaled(latents), start.downscale),)
+
+
+def fit_latents(latents: Latents, manifest: Manifest) -> Latents:
+    """Latents a pack can take; empty ones, made before it was known for which, get its shape.
+
+    Raises BadRequest: another pack's, or a size that this pack cannot draw.
+    """
+    width, height = latents.size
+    channels, side = manifest.latent_channels, manifest.latent_downscale
+    problems = [problem for length in (width, height) if (problem := manifest.sizes.problem_with(length))]
+    if problems:
+        raise _refused(latents, f"{problems[0]} with pack {manifest.name}")
+    if latents.samples.shape[1] == channels and latents.downscale == side:
+        return latents
+    if latents.samples.any():
+        raise _refused(latents, f"these latents come from another pack than {manifest.name}")
+    shape = (len(latents.samples), channels, height // side, width // side)
+    return Latents(np.zeros(shape, np.float32), side)
+
+
+def _refused(latents: Latents, message: str) -> BadRequest:
+    width, height = latents.size
+    return refuse("latent_image", f"{width}x{height}", message)

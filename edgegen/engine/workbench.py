@@ -1,0 +1,112 @@
+"""What nodes work with: packs by checkpoint names, pictures of the input folder, this device's bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+
+from ..errors import BadRequest, UnknownPack
+from ..pack import Pack, scan_packs
+from ..settings import LimitSettings
+from .memorychoice import memory_for
+from .providers import ProviderChoice, choose_provider
+from .stages import Stages
+
+ANY_CHECKPOINT = "*"
+
+
+class Workbench:
+    """Not thread-safe. Nothing is loaded before `stages`.
+
+    Args:
+        pack_folders: where packs are installed, searched in order.
+        checkpoints: checkpoint name -> pack name; `*` stands for every name not otherwise known.
+        input_dir: where LoadImage finds pictures.
+        memory: mode, `auto` or one of `memory.MODES`; chosen for each pack when its stages are made.
+    """
+
+    def __init__(
+        self,
+        pack_folders: Iterable[Path],
+        checkpoints: Mapping[str, str],
+        input_dir: Path,
+        limits: LimitSettings,
+        provider: str | ProviderChoice = "auto",
+        threads: int = 0,
+        memory: str = "auto",
+    ):
+        self.limits = limits
+        self.input_dir = input_dir
+        self._packs, self._broken = scan_packs(pack_folders)
+        self._checkpoints = dict(checkpoints)
+        self._provider = provider
+        self._threads = threads
+        self._memory = memory
+        self._stages: dict[str, Stages] = {}
+
+    def pack_for(self, checkpoint: str) -> Pack:
+        """The pack a checkpoint's name stands for: by the mapping, else the pack of that name, with or
+        without folder and suffix, else the mapping's `*`.
+
+        Raises:
+            UnknownPack: none; says how to name one.
+            PackError: that pack is broken.
+        """
+        packs = {pack.name: pack for pack in self._packs}
+        stem = PurePosixPath(checkpoint.replace("\\", "/")).stem
+        wanted = self._checkpoints.get(checkpoint)
+        candidates = [wanted] if wanted else [checkpoint, stem, self._checkpoints.get(ANY_CHECKPOINT)]
+        for name in candidates:
+            if name in packs:
+                return packs[name]
+        for folder, err in self._broken.items():
+            if folder.name in candidates:
+                raise err
+        raise UnknownPack(self._unknown(checkpoint, wanted, list(packs)))
+
+    def stages(self, pack: Pack) -> Stages:
+        """The pack's stages, made once. Raises PackError, ProviderError, OutOfMemory."""
+        if pack.name not in self._stages:
+            if isinstance(self._provider, str):
+                self._provider = choose_provider(self._provider)
+            memory = memory_for(pack.manifest, self._provider, self._memory)
+            self._stages[pack.name] = Stages(pack, self._provider, self._threads, memory.mode)
+        return self._stages[pack.name]
+
+    def size_problem(self, width: int, height: int) -> str | None:
+        """Why a picture may not be as large here, or None."""
+        most = self.limits.side
+        if 1 <= width <= most and 1 <= height <= most:
+            return None
+        return f"{width}x{height} is not allowed here: sides are 1 to {most} (limits.side)"
+
+    def input_file(self, name: str) -> Path:
+        """The file of a name in the input folder; ComfyUI's mark ` [input]` may follow.
+
+        Raises BadRequest: no such file, or one outside.
+        """
+        plain = name.removesuffix(" [input]")
+        try:
+            path = (self.input_dir / plain).resolve(strict=True)
+            inside = path.is_relative_to(self.input_dir.resolve()) and path.is_file()
+        except (OSError, RuntimeError, ValueError):  # not there, a loop of links, a NUL in the name
+            inside = False
+        if not inside:
+            raise BadRequest(f"no picture of that name in {self.input_dir}")
+        return path
+
+    def close(self, keep: Iterable[str] = ()) -> None:
+        """Free the graphs of all packs but those; safe to call twice."""
+        for name in set(self._stages) - set(keep):
+            self._stages.pop(name).close()
+
+    def _unknown(self, checkpoint: str, wanted: str | None, installed: list[str]) -> str:
+        names = ", ".join(installed) or "none"
+        if wanted:
+            return f"stands for pack {wanted!r} (workflow.checkpoints), not installed; there are {names}"
+        stem = PurePosixPath(checkpoint).stem
+        near = get_close_matches(stem, installed, 1) or get_close_matches(checkpoint, self._checkpoints, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        example = f'workflow.checkpoints = ["{checkpoint[:60]}=PACK"]'
+        return f"stands for no pack here: {hint}Say which with {example}; installed are {names}"
