@@ -44,7 +44,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     Raises:
         BadRequest: the file holds neither, or is no PNG, WebP or JPEG.
     """
-    if found := read_metadata(path):
+    found = read_metadata(path)
+    if found and found.get("prompt"):
         return {field: found[field] for field in FIELDS if found.get(field) not in (None, "")}
     text = _parameters_of(path)
     if recipe := parse_parameters(text) if text else {}:

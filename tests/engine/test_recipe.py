@@ -108,3 +108,12 @@ def test_what_tells_nothing_is_named(tmp_path: Path, content: bytes) -> None:
         read_recipe(path)
     with pytest.raises(BadRequest, match=r"none\.png tells no prompt"):
         read_recipe(tmp_path / "none.png")
+
+
+def test_a_workflows_picture_has_no_single_prompt(tmp_path: Path) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("edgegen", '{"seed": 1}')
+    info.add_text("prompt", '{"3": {"class_type": "KSampler", "inputs": {}}}')
+    Image.new("RGB", (4, 4)).save(tmp_path / "w.png", pnginfo=info)
+    with pytest.raises(BadRequest, match="or a workflow's"):
+        read_recipe(tmp_path / "w.png")
