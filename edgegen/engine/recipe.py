@@ -50,13 +50,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     text = _parameters_of(path)
     if recipe := parse_parameters(text) if text else {}:
         return recipe
-    raise BadRequest(
-        [
-            Problem(
-                "from", str(path), f"{path} tells no prompt: it is no picture, or its metadata were removed"
-            )
-        ]
-    )
+    message = f"{path} tells no prompt: no picture, no metadata, or a workflow's"
+    raise BadRequest([Problem("from", str(path), message)])
 
 
 def parse_parameters(text: str) -> dict[str, Any]:
