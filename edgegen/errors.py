@@ -141,13 +141,6 @@ class UnknownJob(EdgegenError, LookupError):
     exit_code = 2
 
 
-class BrokerError(EdgegenError, ConnectionError):
-    """The MQTT broker cannot be reached or refuses us."""
-
-    code = "broker"
-    exit_code = 7
-
-
 class PinsError(EdgegenError, OSError):
     """The GPIO pins cannot be used on this machine."""
 

@@ -58,18 +58,15 @@ def data(work: Path) -> None:
 @main.command()
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True)
 @click.option(
-    "--decoder-only", is_flag=True, help="Keep the encoder, so that latents already made stay valid."
-)
-@click.option(
     "--crop", type=click.IntRange(64, 256), default=96, show_default=True, help="Side of the crops in pixels."
 )
 @click.option("--lr", type=float, default=1.5e-3, show_default=True)
 @click.pass_obj
-def autoencoder(work: Path, minutes: float, decoder_only: bool, crop: int, lr: float) -> None:
+def autoencoder(work: Path, minutes: float, crop: int, lr: float) -> None:
     """Train the autoencoder for a time budget."""
     from .autoencoder import train_autoencoder
 
-    train_autoencoder(work, minutes, crop=crop, decoder_only=decoder_only, lr=lr)
+    train_autoencoder(work, minutes, crop=crop, lr=lr)
 
 
 @main.command()

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderDC
 
 from .data import composite, emoji_list, load_rgba
+from .pace import set_pace
 from .palette import BACKGROUNDS
 from .precision import mixed_precision
 
@@ -72,7 +73,6 @@ def train_autoencoder(
     minutes: float,
     batch: int = 16,
     crop: int = 128,
-    decoder_only: bool = False,
     lr: float = 1.5e-3,
 ) -> None:
     """Train for a time budget (the learning rate falls to zero along it) and save to work/vae.
@@ -81,31 +81,27 @@ def train_autoencoder(
         work: folder for downloads and results; an autoencoder already there is trained further.
         minutes: wall-clock budget.
         batch, crop: pictures a step and their side in pixels (a multiple of 16).
-        decoder_only: keep the encoder, and so every latent already made, as it is.
         lr: peak learning rate.
     """
     rgba = load_rgba(work, emoji_list())
     saved = work / "vae"
     vae = AutoencoderDC.from_pretrained(saved) if saved.exists() else build_autoencoder()
     vae.to(memory_format=torch.channels_last).train()
-    if decoder_only:
-        vae.encoder.requires_grad_(False)
     scale = float(vae.config.scaling_factor)
-    params = [p for p in vae.parameters() if p.requires_grad]
+    params = list(vae.parameters())
     optimizer = torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.98), weight_decay=1e-4, fused=True)
     rng = np.random.default_rng(int(time.time()))
     start, step, shown = time.monotonic(), 0, []
     while (spent := (time.monotonic() - start) / 60 / minutes) < 1:
-        warm = min(1.0, (step + 1) / 50)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * warm * 0.5 * (1 + np.cos(np.pi * spent)) + 1e-6
+        set_pace(optimizer, lr, step, spent, warm_up=50)
         want = random_crops(rgba, rng, batch, crop)
         with mixed_precision():
             latents = vae.encode(want, return_dict=False)[0].float()
             noisy = latents + LATENT_NOISE / scale * torch.randn_like(latents)
             got = vae.decode(noisy, return_dict=False)[0].float()
-        sharpness = 1.0 if decoder_only else min(1.0, spent / 0.5)
-        loss = reconstruction_loss(got, want, sharpness) + 1e-3 * latents.square().mean()
+        loss = (
+            reconstruction_loss(got, want, sharpness=min(1.0, spent / 0.5)) + 1e-3 * latents.square().mean()
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)

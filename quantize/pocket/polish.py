@@ -18,6 +18,7 @@ from .autoencoder import DOWNSCALE, LATENT_NOISE, reconstruction_loss
 from .captions import colours_seen, judged_caption
 from .data import Emoji, composite, emoji_list, load_rgba, taught
 from .drawing import SIDE, Words, denoise
+from .pace import set_pace
 from .palette import BACKGROUNDS
 from .precision import mixed_precision
 
@@ -113,8 +114,7 @@ def polish_decoder(work: Path, minutes: float, things: str, batch: int = 16, lr:
     optimizer = torch.optim.AdamW(params, betas=(0.9, 0.98), weight_decay=1e-4, fused=True)
     start, step, losses = time.monotonic(), 0, []
     while (spent := (time.monotonic() - start) / 60 / minutes) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 50) * 0.5 * (1 + np.cos(np.pi * spent)) + 1e-6
+        set_pace(optimizer, lr, step, spent, warm_up=50)
         latents, want = pairs.some(batch)
         with mixed_precision():
             got = vae.decode(latents / scale, return_dict=False)[0].float()

@@ -21,6 +21,7 @@ from transformers import CLIPTextModel
 
 from .captions import own_tags, random_caption
 from .data import Emoji, emoji_list, load_rgba
+from .pace import set_pace
 from .palette import BACKGROUNDS
 from .words import END, build_text_encoder, train_tokenizer
 
@@ -84,8 +85,7 @@ def train_text_encoder(work: Path, minutes: float, batch: int = 64, lr: float = 
     captions = _Captions(emojis, seed=0)
     start, step, heard = time.monotonic(), 0, []
     while (spent := (time.monotonic() - start) / 60 / minutes) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (step + 1) / 100) * 0.5 * (1 + np.cos(np.pi * spent)) + 1e-6
+        set_pace(optimizer, lr, step, spent, warm_up=100)
         texts, things, colours = captions.some(batch)
         ids = torch.tensor([t.ids for t in tokenizer.encode_batch(texts)])
         hidden, caption = reader.after_end(ids)
