@@ -6,7 +6,7 @@ Text-to-image and the workflow nodes are both made of these.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 
 import numpy as np
 
@@ -18,14 +18,12 @@ from ..diffusion.schedulers import Scheduler
 from ..diffusion.tokenizer import ClipTokenizer
 from ..errors import EngineError
 from ..pack import Pack
+from .conditioning import Conditioning, Encoding
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
 from .session import SessionCache
 
 PROMPTS_REMEMBERED = 8
-
-Conditioning = Sequence[np.ndarray]
-"""Encodings, each (1, tokens, width) float32; the denoiser's answers to several are averaged."""
 
 
 class Stages:
@@ -40,15 +38,15 @@ class Stages:
         self.provider = provider
         self.sessions = SessionCache(pack, provider, threads, memory)
         self._tokenizer = ClipTokenizer.from_file(pack.verify_tokenizer(), pack.manifest.tokenizer.max_length)
-        self._encodings: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._unconditional: np.ndarray | None = None
+        self._encodings: OrderedDict[str, Encoding] = OrderedDict()
+        self._unconditional: Encoding | None = None
 
     def prompt_problem(self, text: str) -> str | None:
         """Why the pack cannot read a text: too many tokens, or weights beyond all sense; None if it can."""
         return weight_problem(text) or token_problem(text, self._tokenizer)
 
-    def encode(self, text: str) -> np.ndarray:
-        """(1, max_length, width) float32, weights applied; the empty text and recent ones are remembered."""
+    def encode(self, text: str) -> Encoding:
+        """Weights applied, (1, max_length, width); the empty text and recent ones are remembered."""
         if not text and self._unconditional is not None:
             return self._unconditional
         if text in self._encodings:
@@ -56,9 +54,10 @@ class Stages:
             return self._encodings[text]
         ids, weights = self._tokenizer.encode_weighted(weighted_parts(text))
         out = self.sessions.get("text_encoder").run({"input_ids": ids})
-        encoding = _output(out, "last_hidden_state", "text_encoder")
+        hidden = _output(out, "last_hidden_state", "text_encoder")
         if (weights != 1).any():
-            encoding = emphasize(encoding, self.encode(""), weights)
+            hidden = emphasize(hidden, self.encode("").hidden, weights)
+        encoding = Encoding(hidden)
         if not text:
             self._unconditional = encoding
             return encoding
@@ -93,16 +92,15 @@ class Stages:
         self, latents: np.ndarray, timestep: float, conditioning: Conditioning, unconditional: Conditioning
     ) -> tuple[np.ndarray, np.ndarray]:
         """Both of guidance's outputs for one picture and one encoding each, as one batch of two."""
-        encodings = np.concatenate([*conditioning, *unconditional])
-        both = self.unet(np.concatenate([latents, latents]), timestep, encodings)
+        both = self.unet(np.concatenate([latents, latents]), timestep, *conditioning, *unconditional)
         return both[:1], both[1:]
 
-    def unet(self, latents: np.ndarray, timestep: float, encoding: np.ndarray) -> np.ndarray:
-        """One run of the graph: float32 of the latents' shape."""
+    def unet(self, latents: np.ndarray, timestep: float, *encodings: Encoding) -> np.ndarray:
+        """One run of the graph for latents (b, c, h, w) and as many encodings: float32 of their shape."""
         feeds = {
             "sample": latents,
             "timestep": np.array([timestep]),
-            "encoder_hidden_states": encoding,
+            "encoder_hidden_states": _together([encoding.hidden for encoding in encodings]),
         }
         out = self.sessions.get("unet").run(feeds)
         return _output(out, "out_sample", "unet", latents.shape)
@@ -141,6 +139,10 @@ class Stages:
 
 def _mean(outputs: list[np.ndarray]) -> np.ndarray:
     return outputs[0] if len(outputs) == 1 else np.asarray(np.mean(outputs, axis=0, dtype=np.float32))
+
+
+def _together(arrays: list[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _output(
