@@ -107,7 +107,7 @@ class TextToImage:
         """Raises BadRequest when a prompt has more tokens than the pack reads, or weights beyond all sense;
         none is ever cut silently."""
         texts = {"prompt": settings.prompt, "negative_prompt": settings.negative_prompt}
-        found = {field: self.stages.prompt_problem(text) for field, text in texts.items()}
+        found = {field: self.stages.words.problem(text) for field, text in texts.items()}
         if problems := [Problem(field, texts[field], message) for field, message in found.items() if message]:
             raise BadRequest(problems)
 
@@ -138,10 +138,10 @@ class TextToImage:
         rng = NoiseSource(settings.seed)
         latents = rng.normal(shape) * np.float32(scheduler.init_noise_sigma)
         yield Progress(0, len(scheduler.timesteps), latents, None)
-        guided = settings.guidance != 1
-        conditioning = [self.stages.encode(settings.prompt)]
-        unconditional = [self.stages.encode(settings.negative_prompt)] if guided else None
-        pair = self.stages.predict_pair if guided and self._batch_guidance else None
+        conditioning, unconditional = self.stages.encode_prompts(
+            settings.prompt, settings.negative_prompt, settings.guidance
+        )
+        pair = self.stages.predict_pair if unconditional and self._batch_guidance else None
         steps = self.stages.denoise(
             scheduler, latents, conditioning, unconditional, settings.guidance, rng, pair
         )

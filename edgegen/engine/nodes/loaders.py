@@ -69,7 +69,7 @@ class CLIPTextEncode(Node):
 
     def run(self, bench: Workbench, text: str, clip: Stages) -> tuple[Any, ...]:
         text = clean_prompt(text)
-        if problem := clip.prompt_problem(text):
+        if problem := clip.words.problem(text):
             raise refuse("text", text, problem)
         return ([clip.encode(text)],)
 
