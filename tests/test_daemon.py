@@ -235,6 +235,34 @@ def test_a_killed_engine_costs_an_attempt_and_no_job(make_appliance):
     assert "was killed (SIGKILL: out of memory?)" in appliance.log.read_text()
 
 
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_sde"])
+def test_a_killed_engines_job_goes_on_at_its_step_to_the_identical_picture(make_appliance, sampler):
+    appliance = make_appliance(engine={**ENGINE, "checkpoint_s": 0.05}, limits=LIMITS)
+    appliance.start(with_engine=True)
+    wanted = {"steps": 100, "seed": 5, "sampler": sampler}
+    kept = appliance.settings.node.data_dir / "checkpoints" / "a.checkpoint"
+    steps: list[int] = []
+    with ShellLink(appliance.settings.node.run_dir / "edgegen.sock", PATIENCE_S) as shell:
+        events = shell.watch()
+        appliance.submit(id="a", **wanted)
+        for event in events:
+            if event["kind"] == "running":
+                if event["job"]["attempts"] == 2:
+                    break
+                steps.append(event["step"])
+                if len(steps) == 30:
+                    assert kept.exists()
+                    os.kill(engine_pid(appliance), signal.SIGKILL)
+    assert 0 < event["step"] <= steps[-1] + 1, "the second attempt begins where the file says"
+    appliance.submit(id="b", **wanted)
+    jobs = wait_until_all_are_final(appliance)
+    assert (jobs["a"].state, jobs["a"].attempts) == (JobState.DONE, 2), appliance.log.read_text()
+    assert f"job a goes on at step {event['step']}" in appliance.log.read_text()
+    pictures = [Image.open(appliance.settings.node.data_dir / "gallery" / jobs[k].picture) for k in "ab"]
+    assert pictures[0].tobytes() == pictures[1].tobytes()
+    assert not kept.exists()
+
+
 def test_a_job_that_always_kills_its_engine_fails(make_appliance):
     appliance = make_appliance(engine=ENGINE, limits=LIMITS, queue={"max_attempts": 1})
     appliance.start(with_engine=True)

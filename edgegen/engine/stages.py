@@ -13,7 +13,7 @@ import numpy as np
 from ..diffusion.emphasis import emphasize, weight_problem, weighted_parts
 from ..diffusion.prompt import token_problem
 from ..diffusion.rng import NoiseSource
-from ..diffusion.sampler import PairDenoiser, SamplerStep, sample
+from ..diffusion.sampler import PairDenoiser, SamplerState, SamplerStep, sample
 from ..diffusion.schedulers import Scheduler
 from ..diffusion.tokenizer import ClipTokenizer
 from ..errors import EngineError
@@ -76,10 +76,13 @@ class Stages:
         guidance: float,
         rng: NoiseSource,
         pair: PairDenoiser | None = None,
+        resume: SamplerState | None = None,
     ) -> Generator[SamplerStep, None, None]:
         """The denoising loop: see `diffusion.sampler.sample`. Latents (b, c, h, w) are the denoiser's own,
         one picture of the batch after the other."""
-        return sample(self.predict, scheduler, latents, conditioning, unconditional, guidance, rng, pair)
+        return sample(
+            self.predict, scheduler, latents, conditioning, unconditional, guidance, rng, pair, resume
+        )
 
     def predict(self, latents: np.ndarray, timestep: float, conditioning: Conditioning) -> np.ndarray:
         """The denoiser's output for (b, c, h, w) latents, one graph run for each picture and encoding."""
