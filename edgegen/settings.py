@@ -171,6 +171,11 @@ class WorkflowSettings(Section):
     input_dir: Path | None = Field(
         None, description="Folder of the pictures that LoadImage reads; empty: data_dir/input."
     )
+    folder: Path | None = Field(
+        None,
+        description="Folder of stored workflows, NAME.json each, that jobs may name; empty: "
+        "data_dir/workflows.",
+    )
 
 
 class MqttSettings(Section):

@@ -38,10 +38,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture that waits to be saved at a path, and the seed it came from."""
+    """A picture that waits to be saved at a path, and the seed it came from (None: not a single one).
+
+    Attributes:
+        others: pictures of the same job to be kept before it.
+    """
 
     save: Callable[[Path], object]
-    seed: int
+    seed: int | None
+    others: tuple[Callable[[Path], object], ...] = ()
 
 
 class Renderer(Protocol):
@@ -76,7 +81,7 @@ class PipelineRenderer:
 
     def draw(self, request: JobRequest, saved: bytes | None = None) -> Generator[Step | Drawing, None, None]:
         pack = self._find_pack(request)
-        facts, arrays = _thawed(saved, request.id)
+        facts, arrays = thawed(saved, request.id)
         settings = resolve_settings(pack, request, self._limits, lambda: _seed_of(facts))
         pipeline = self._pipeline_of(pack)
         label = _label(request.id, settings, pipeline)
@@ -127,7 +132,7 @@ def _checkpoint(state: SamplerState | None, label: str, seed: int) -> Callable[[
     return lambda: freeze({"label": label, "seed": seed}, state_arrays(state))
 
 
-def _thawed(saved: bytes | None, job_id: str) -> tuple[dict[str, Any], Arrays]:
+def thawed(saved: bytes | None, job_id: str) -> tuple[dict[str, Any], Arrays]:
     """A checkpoint's facts and arrays; nothing when there is none, or a broken one."""
     try:
         return thaw(saved) if saved is not None else ({}, {})

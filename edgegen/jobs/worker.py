@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from ..config.files import data_dir, database_path, gallery_dir, pack_dirs, socket_path
+from ..config.files import data_dir, database_path, gallery_dir, socket_path
 from ..engine.metadata import read_metadata
 from ..errors import EdgegenError
 from ..settings import MqttSettings, Settings
@@ -24,11 +24,11 @@ from .guards import Guard
 from .link import EngineLink
 from .outbox import result_outbox
 from .queue import JobQueue
-from .renderer import PipelineRenderer
 from .restore import restore_jobs
 from .sdnotify import SystemdNotifier
 from .wakeup import StopRequest, Wakeup
 from .wire import Message
+from .workflowrenderer import JobRenderer
 from .workloop import Worker
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
     worker = Worker(
         queue,
         gallery,
-        PipelineRenderer(settings.engine, pack_dirs(settings), settings.limits),
+        JobRenderer(settings),
         send=link.send,
         wakeup=wakeup,
         stop=stop,

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 5.0  # without a front that wakes us, for jobs that a shell put into the file
 RETRY_S = 5.0  # after the disk refused
+MAX_REASON_CHARS = 2000  # a workflow may be wrong in hundreds of places
 
 
 class Stopped(Exception):
@@ -128,7 +129,7 @@ class Worker:
             advice = str(err) or "there was not enough memory: lower width and height"
             code, reason = OutOfMemory.code, advice
         except EdgegenError as err:
-            code, reason = err.code, str(err)
+            code, reason = err.code, str(err)[:MAX_REASON_CHARS]
         except Exception as err:
             log.exception("job %s", job.id)
             code, reason = "internal", f"unexpected {type(err).__name__}: {' '.join(str(err).split())[:200]}"
@@ -138,6 +139,8 @@ class Worker:
     def _draw(self, job: Job) -> Callable[[], object]:
         began = time.monotonic()
         drawing = self._steps(job)
+        for save in drawing.others:
+            self._gallery.store(job.id, save)
         path = self._gallery.store(job.id, drawing.save)
         self._write_publish_copy(path)
         seconds = time.monotonic() - began
