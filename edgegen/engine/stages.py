@@ -12,7 +12,7 @@ import numpy as np
 
 from ..diffusion.conditions import guidance_embedding
 from ..diffusion.rng import NoiseSource
-from ..diffusion.sampler import PairDenoiser, SamplerStep, sample
+from ..diffusion.sampler import PairDenoiser, SamplerState, SamplerStep, sample
 from ..diffusion.schedulers import Scheduler
 from ..errors import EngineError
 from ..pack import Pack
@@ -65,6 +65,7 @@ class Stages:
         guidance: float,
         rng: NoiseSource,
         pair: PairDenoiser | None = None,
+        resume: SamplerState | None = None,
     ) -> Generator[SamplerStep, None, None]:
         """The denoising loop: see `diffusion.sampler.sample`. Latents (b, c, h, w) are the denoiser's own,
         one picture of the batch after the other. A model distilled with its guidance is told the guidance,
@@ -73,7 +74,9 @@ class Stages:
             told = guidance_embedding(guidance, dim)
             conditioning = [replace(encoding, guidance=told) for encoding in conditioning]
             guidance = 1
-        return sample(self.predict, scheduler, latents, conditioning, unconditional, guidance, rng, pair)
+        return sample(
+            self.predict, scheduler, latents, conditioning, unconditional, guidance, rng, pair, resume
+        )
 
     def predict(self, latents: np.ndarray, timestep: float, conditioning: Conditioning) -> np.ndarray:
         """The denoiser's output for (b, c, h, w) latents, one graph run for each picture and encoding."""

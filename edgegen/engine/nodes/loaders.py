@@ -10,6 +10,7 @@ import numpy as np
 
 from ...diffusion.prompt import clean_prompt
 from ...errors import PackError
+from ...workflow.bounds import bound_problems
 from ...workflow.declare import CLIP, COMBO, CONDITIONING, FLOAT, INT, MODEL, STRING, VAE, Input
 from ..conditioning import Conditioning, Encoding
 from ..stages import Stages
@@ -63,9 +64,7 @@ class CLIPTextEncode(Node):
     OUTPUTS = (CONDITIONING,)
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        count, most = len(values.get("text", "")), bench.limits.prompt_chars
-        if count > most:
-            yield "text", f"has {count} characters; at most {most} are allowed (limits.prompt_chars)"
+        yield from bound_problems(values, bench.limits)
 
     def run(self, bench: Workbench, text: str, clip: Stages) -> tuple[Any, ...]:
         text = clean_prompt(text)
