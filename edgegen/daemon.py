@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
-from .config.files import data_dir, database_path, gallery_dir, run_dir, socket_path
+from .config.files import data_dir, database_path, gallery_dir, run_dir, socket_path, workflow_dir
 from .config.reload import (
     ENGINE_SECTIONS,
     FRONT_ENDS,
@@ -33,8 +33,9 @@ from .jobs.supervisor import Supervisor
 from .jobs.thermal import cpu_temperature
 from .jobs.wakeup import ReloadRequest, StopRequest, Wakeup
 from .jobs.wire import Message
+from .jobs.workflowjob import WorkflowFolder
 from .safemode import wait_in_safe_mode
-from .settings import LimitSettings, MqttSettings, Settings
+from .settings import MqttSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def serve(
         wake=wakeup.wake,
     )
 
-    submit = shell_submit(service, lambda: live.settings.limits)
+    submit = shell_submit(service, lambda: live.settings)
     about = lambda: {"config": live.describe()}  # noqa: E731
     hub = Hub(socket_path(settings.node), service, submit, desk.hear, about)
     hub.open()
@@ -179,11 +180,13 @@ def attend(
         wakeup.wait(min((s for s in due if s is not None), default=None))
 
 
-def shell_submit(service: JobService, limits: Callable[[], LimitSettings]) -> Callable[[Message], Message]:
-    """How a shell's request becomes a job, within the limits of the moment."""
+def shell_submit(service: JobService, now: Callable[[], Settings]) -> Callable[[Message], Message]:
+    """How a shell's request becomes a job, by the settings of the moment."""
 
     def submit(request: Message) -> Message:
-        job = service.submit(parse_request(request, limits(), source="cli", new_id=new_job_id))
+        limits, stored = now().limits, WorkflowFolder(workflow_dir(now()))
+        asked = parse_request(request, limits, source="cli", new_id=new_job_id, read_stored=stored.read)
+        job = service.submit(asked)
         return {"job": describe_job(job), "place": service.place(job.id), "eta_s": service.eta_s(job.id)}
 
     return submit
@@ -200,7 +203,14 @@ def front_end_builders(settings: Settings, service: JobService, results: OutboxR
 
         reader = picture_reader(service, settings.mqtt)
         return MqttFrontend(
-            settings.mqtt, settings.node.name, service, settings.limits, reader, results, cpu_temperature
+            settings.mqtt,
+            settings.node.name,
+            service,
+            settings.limits,
+            reader,
+            results,
+            cpu_temperature,
+            read_stored=WorkflowFolder(workflow_dir(settings)).read,
         )
 
     def buttons() -> FrontEnd:

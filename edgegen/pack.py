@@ -174,7 +174,7 @@ class Manifest(_Part):
     latent_channels: int = Field(ge=1, le=512)
     latent_downscale: int = Field(8, ge=1, le=128)
     latent_scale: float = Field(gt=0, le=1000)
-    guidance_embedding_dim: int | None = Field(None, ge=2, le=8192)
+    guidance_embedding_dim: int | None = Field(None, ge=4, le=8192)
     defaults: Defaults
     sizes: Sizes
     target: Literal["any", "x86-64", "arm64"] = "any"

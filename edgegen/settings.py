@@ -76,6 +76,13 @@ class EngineSettings(Section):
     idle_unload_s: float = Field(
         0.0, ge=0, le=86400, description="Free the graphs after this many idle seconds; 0: keep them loaded."
     )
+    checkpoint_s: float = Field(
+        30.0,
+        ge=0,
+        le=86400,
+        description="A job's step is written to the disk at most every so many seconds, so that a killed "
+        "engine or a power cut costs no more; 0: never, a job then starts anew.",
+    )
 
 
 class QueueSettings(Section):
@@ -163,6 +170,11 @@ class WorkflowSettings(Section):
     )
     input_dir: Path | None = Field(
         None, description="Folder of the pictures that LoadImage reads; empty: data_dir/input."
+    )
+    folder: Path | None = Field(
+        None,
+        description="Folder of stored workflows, NAME.json each, that jobs may name; empty: "
+        "data_dir/workflows.",
     )
 
 

@@ -227,6 +227,16 @@ def gallery_dir(settings: Settings) -> Path:
     return chosen.expanduser().absolute() if chosen else data_dir(settings.node) / "gallery"
 
 
+def workflow_dir(settings: Settings) -> Path:
+    """Where stored workflows are."""
+    return (settings.workflow.folder or data_dir(settings.node) / "workflows").expanduser()
+
+
+def input_dir(settings: Settings) -> Path:
+    """Where the pictures are that LoadImage reads."""
+    return (settings.workflow.input_dir or data_dir(settings.node) / "input").expanduser()
+
+
 def pack_dirs(settings: Settings) -> tuple[Path, ...]:
     """Where packs are looked for, in order: the configured folders, installed ones, built-in ones."""
     chosen = (folder.expanduser().absolute() for folder in settings.engine.pack_dirs)

@@ -15,8 +15,8 @@ from .trials import BootTime, boot_time, current_trial, sweep
 
 log = logging.getLogger(__name__)
 
-FRONT_ENDS = {"mqtt": ("mqtt", "limits"), "buttons": ("buttons",)}  # by name: the sections it is made of
-ENGINE_SECTIONS = ("engine", "limits", "gallery", "mqtt", "guards")  # what a new engine is told
+FRONT_ENDS = {"mqtt": ("mqtt", "limits", "workflow"), "buttons": ("buttons",)}  # made of which sections
+ENGINE_SECTIONS = ("engine", "limits", "gallery", "mqtt", "guards", "workflow")  # what a new engine is told
 AT_RESTART = ("node", "queue", "gallery.dir")
 
 

@@ -76,6 +76,17 @@ class GraphSession:
         self._session = None
 
 
+def output_of(
+    out: Mapping[str, np.ndarray], name: str, graph: str, shape: tuple[int, ...] | None = None
+) -> np.ndarray:
+    """One output as float32. Raises EngineError when the graph has none of that name, or another shape."""
+    if name not in out:
+        raise EngineError(f"graph {graph} has no output {name}; it has {', '.join(out)}")
+    if shape is not None and out[name].shape != shape:
+        raise EngineError(f"graph {graph}: {name} has shape {out[name].shape}, expected {shape}")
+    return out[name].astype(np.float32, copy=False)
+
+
 def _dtype(kind: str, input_name: str, graph: str) -> type:
     if kind not in DTYPES:
         raise EngineError(f"graph {graph}: input {input_name} has the unsupported type {kind}")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ...diffusion.sampler import SamplerState
 from ...errors import BadRequest, Problem
 from ...workflow.declare import Input, NodeSpec
 from ..workbench import Workbench
@@ -39,7 +40,7 @@ class Shown:
 
 
 class Node:
-    """One class of nodes. MODEL, CLIP and VAE are a `Stages`; CONDITIONING is a list of encodings;
+    """One class of nodes. MODEL, CLIP and VAE are a `Stages`; CONDITIONING is a `Conditioning`;
     IMAGE is (b, 3, h, w) float32, -1 black to 1 white; MASK is (b, h, w) float32, 0 to 1.
 
     Attributes:
@@ -66,8 +67,16 @@ class Node:
         """The outputs. Raises BadRequest naming an input, or another EdgegenError."""
         raise TypeError(f"{type(self).__name__} works step by step")
 
-    def work(self, bench: Workbench, **inputs: Any) -> NodeWork:
-        """The same, step by step, for those that take long."""
+    def planned_steps(self, values: dict[str, Any]) -> int:
+        """How many steps its work has by its plain values, 0 for those that take none."""
+        return 0
+
+    def work(self, bench: Workbench, resume: SamplerState | None = None, **inputs: Any) -> NodeWork:
+        """The same, step by step, for those that take long.
+
+        Args:
+            resume: where an earlier run with the same inputs was.
+        """
         yield from ()
         return self.run(bench, **inputs)
 

@@ -13,10 +13,11 @@ from PIL import Image, ImageOps
 from ...diffusion.pixels import to_model_input, to_uint8
 from ...diffusion.resample import METHODS, crop_to_shape, resample
 from ...errors import BadRequest
+from ...workflow.bounds import bound_problems
 from ...workflow.declare import COMBO, FLOAT, IMAGE, INT, MASK, MAX_RESOLUTION, STRING, Input
 from ..workbench import Workbench
 from .base import Node, Shown, refuse
-from .latents import CROP, side_problems
+from .latents import CROP
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_FILE_BYTES = 64 << 20
@@ -69,7 +70,7 @@ class ImageScale(Node):
     OUTPUTS = (IMAGE,)
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        yield from side_problems(bench, values)
+        yield from bound_problems(values, bench.limits)
 
     def run(
         self, bench: Workbench, image: np.ndarray, upscale_method: str, width: int, height: int, crop: str

@@ -9,12 +9,12 @@ import numpy as np
 
 from ...diffusion.resample import METHODS, crop_to_shape, resample
 from ...errors import EngineError, PackError
+from ...workflow.bounds import bound_problems
 from ...workflow.declare import COMBO, FLOAT, IMAGE, INT, LATENT, MAX_RESOLUTION, VAE, Input
 from ..stages import Stages
 from ..workbench import Workbench
 from .base import Latents, Node, refuse
 
-MAX_BATCH = 16
 METHOD = Input(COMBO, choices=tuple(METHODS))
 CROP = Input(COMBO, choices=("disabled", "center"))
 SMALLEST_SIDE = 64
@@ -31,9 +31,7 @@ class EmptyLatentImage(Node):
     OUTPUTS = (LATENT,)
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        yield from side_problems(bench, values)
-        if values.get("batch_size", 1) > MAX_BATCH:
-            yield "batch_size", f"{values['batch_size']} is not allowed here: 1 to {MAX_BATCH}"
+        yield from bound_problems(values, bench.limits)
 
     def run(self, bench: Workbench, width: int, height: int, batch_size: int) -> tuple[Any, ...]:
         return (Latents(np.zeros((batch_size, 4, height // 8, width // 8), np.float32)),)
@@ -52,7 +50,7 @@ class LatentUpscale(Node):
     OUTPUTS = (LATENT,)
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        yield from side_problems(bench, values)
+        yield from bound_problems(values, bench.limits)
 
     def run(
         self, bench: Workbench, samples: Latents, upscale_method: str, width: int, height: int, crop: str
@@ -155,13 +153,6 @@ class VAEEncode(Node):
         except PackError as err:
             raise refuse("vae", vae.pack.name, f"it cannot encode pictures: {err}") from err
         return (Latents(np.concatenate(latents), side),)
-
-
-def side_problems(bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Width and height against this device's bounds; 0 stands for a side yet unknown."""
-    for name in ("width", "height"):
-        if values.get(name, 0) > bench.limits.side:
-            yield name, f"{values[name]} is not allowed here: at most {bench.limits.side} (limits.side)"
 
 
 def resized(

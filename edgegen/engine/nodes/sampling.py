@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from ...diffusion.rng import MAX_SEED, NoiseSource
+from ...diffusion.sampler import SamplerState
 from ...diffusion.schedulers import SCHEDULERS, Scheduler, part_of_run
 from ...diffusion.sigma_schedules import SIGMA_SCHEDULES
 from ...errors import BadRequest
 from ...pack import Manifest
+from ...workflow.bounds import bound_problems
 from ...workflow.declare import COMBO, CONDITIONING, FLOAT, INT, LATENT, MODEL, Input
 from ..request import noise_schedule
 from ..stages import Stages
@@ -32,9 +34,7 @@ class _Sampling(Node):
     OUTPUTS = (LATENT,)
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        steps, most = values.get("steps", 1), bench.limits.steps
-        if steps > most:
-            yield "steps", f"{steps} is not allowed here: 1 to {most} (limits.steps)"
+        yield from bound_problems(values, bench.limits)
 
 
 class KSampler(_Sampling):
@@ -53,9 +53,12 @@ class KSampler(_Sampling):
         "denoise": Input(FLOAT, 1.0, 0.0, 1.0),
     }
 
-    def work(self, bench: Workbench, **inputs: Any) -> NodeWork:
+    def planned_steps(self, values: dict[str, Any]) -> int:
+        return int(values["steps"])
+
+    def work(self, bench: Workbench, resume: SamplerState | None = None, **inputs: Any) -> NodeWork:
         run = _run(inputs, denoise=inputs["denoise"])
-        return (yield from _denoise(run, inputs, inputs["seed"], adds_noise=True))
+        return (yield from _denoise(run, inputs, inputs["seed"], True, resume))
 
 
 class KSamplerAdvanced(_Sampling):
@@ -77,7 +80,10 @@ class KSamplerAdvanced(_Sampling):
         "return_with_leftover_noise": SWITCH,
     }
 
-    def work(self, bench: Workbench, **inputs: Any) -> NodeWork:
+    def planned_steps(self, values: dict[str, Any]) -> int:
+        return max(0, min(values["end_at_step"], values["steps"]) - values["start_at_step"])
+
+    def work(self, bench: Workbench, resume: SamplerState | None = None, **inputs: Any) -> NodeWork:
         run = _run(
             inputs,
             start=inputs["start_at_step"],
@@ -85,7 +91,7 @@ class KSamplerAdvanced(_Sampling):
             to_the_end=inputs["return_with_leftover_noise"] == "disable",
         )
         adds_noise = inputs["add_noise"] == "enable"
-        return (yield from _denoise(run, inputs, inputs["noise_seed"], adds_noise))
+        return (yield from _denoise(run, inputs, inputs["noise_seed"], adds_noise, resume))
 
 
 def _run(inputs: dict[str, Any], **part: Any) -> Scheduler | None:
@@ -99,7 +105,9 @@ def _run(inputs: dict[str, Any], **part: Any) -> Scheduler | None:
         raise refuse("steps", inputs["steps"], f"do not fit this denoise and sampler: {err}") from None
 
 
-def _denoise(run: Scheduler | None, inputs: dict[str, Any], seed: int, adds_noise: bool) -> NodeWork:
+def _denoise(
+    run: Scheduler | None, inputs: dict[str, Any], seed: int, adds_noise: bool, resume: SamplerState | None
+) -> NodeWork:
     stages: Stages = inputs["model"]
     start = fit_latents(inputs["latent_image"], stages.pack.manifest)
     if run is None:
@@ -108,8 +116,9 @@ def _denoise(run: Scheduler | None, inputs: dict[str, Any], seed: int, adds_nois
     shape = start.samples.shape
     noise = rng.normal(shape) if adds_noise else np.zeros(shape, np.float32)
     latents = noise * np.float32(run.init_noise_sigma) + stages.scaled(start.samples)
+    latents = resume.latents if resume else latents
     unconditional = inputs["negative"] if inputs["cfg"] != 1 else None
-    steps = stages.denoise(run, latents, inputs["positive"], unconditional, inputs["cfg"], rng)
+    steps = stages.denoise(run, latents, inputs["positive"], unconditional, inputs["cfg"], rng, resume=resume)
     with closing(steps):
         for step in steps:
             latents = step.latents
