@@ -20,20 +20,20 @@ import torch
 
 from edgegen import __version__
 from edgegen.errors import StorageError
-from edgegen.pack import GraphEntry, Manifest, TokenizerEntry, file_entry, write_manifest
+from edgegen.pack import GraphEntry, Manifest, SecondTokenizer, TokenizerEntry, file_entry, write_manifest
 
 from . import evaluate as ev
 from .calibrate import Recorder, record_runs
 from .convert import Int8Converter, Int8Options
 from .defaults import PackDefaults, default_settings, default_sizes, pack_name, read_defaults
-from .export import ROLES, export
+from .export import export
 from .fp16 import convert_fp16
 from .graphs import load_graph, save_graph
 from .ram import measure_ram, peaks_as_json, ram_needs
 from .rewrites import stamp
 from .runner import Recipe, Runner
 from .source import Source, open_source
-from .vocabulary import write_tokenizer
+from .vocabulary import second_padding, write_tokenizer
 
 Precision = Literal["fp32", "fp16", "int8"]
 EVALUATION_RECORDS = 16
@@ -116,11 +116,13 @@ class _Builder:
     def __init__(self, source: Source, given: PackDefaults, options: BuildOptions, stage: Path, say: Say):
         self.source, self.given, self.options, self.say = source, given, options, say
         self.stage, self.pack = stage, stage / "pack"
-        self.roles = (*ROLES, "vae_encoder") if options.with_encoder else ROLES
+        self.roles = (*source.roles, "vae_encoder") if options.with_encoder else source.roles
         self.float_graphs = {role: stage / "fp32" / role / "model.onnx" for role in self.roles}
         self.graphs = {role: self.pack / role / "model.onnx" for role in self.roles}
         self.reports: dict[str, dict[str, Any]] = {}
-        write_tokenizer(source.folder / "tokenizer", self.pack / "tokenizer.json")
+        write_tokenizer(source.tokenizer, self.pack / "tokenizer.json")
+        padding = second_padding(source.tokenizer, source.tokenizer_2) if source.is_sdxl else None
+        self.tokenizer_2 = None if padding is None else SecondTokenizer(pad_token_id=padding)
 
     def build(self) -> Manifest:
         for role in self.roles:
@@ -163,7 +165,7 @@ class _Builder:
             gc.collect()
 
     def _record(self, label: str, prompts: Sequence[str], seed: int, limit: int) -> Recorder:
-        graphs = {role: self.float_graphs[role] for role in ROLES}
+        graphs = {role: self.float_graphs[role] for role in self.source.roles}
         recipe = self._recipe()
         return record_runs(
             graphs, recipe, prompts, seed, self.stage / label, limit, encoder=self.options.with_encoder
@@ -185,6 +187,7 @@ class _Builder:
             tokenizer=TokenizerEntry(
                 file="tokenizer.json", sha256=tokenizer.sha256, bytes=tokenizer.bytes, max_length=s.max_length
             ),
+            tokenizer_2=self.tokenizer_2,
             prediction_type=s.prediction_type,  # type: ignore[arg-type]
             beta_schedule=schedule.beta_schedule,  # type: ignore[arg-type]
             beta_start=schedule.beta_start,
@@ -196,6 +199,7 @@ class _Builder:
             latent_channels=s.latent_channels,
             latent_downscale=s.latent_downscale,
             latent_scale=s.latent_scale,
+            guidance_embedding_dim=s.guidance_embedding_dim,
             defaults=default_settings(s, self.given),
             sizes=default_sizes(s, self.given),
             target=self.options.int8.target if int8 else "any",
@@ -235,12 +239,12 @@ class _Builder:
         """The manifest with its evaluation; the reference is this build's own float32 graphs."""
         prompts, recipe = self.options.evaluation_prompts, self._recipe()
         recorder = Recorder(self.stage / "evaluation", EVALUATION_RECORDS)
-        references = {role: self.float_graphs[role] for role in ROLES}
+        references = {role: self.float_graphs[role] for role in self.source.roles}
         wanted = ev.make_pictures(
             Runner(references, recipe, observer=recorder), prompts, EVALUATION_SEED, "fp32"
         )
         gc.collect()
-        graphs = {role: self.graphs[role] for role in ROLES}
+        graphs = {role: self.graphs[role] for role in self.source.roles}
         got = ev.make_pictures(Runner(graphs, recipe), prompts, EVALUATION_SEED, self.options.precision)
         if self.options.sheet:
             ev.contact_sheet(wanted, got, self.options.sheet)
