@@ -34,6 +34,7 @@ COMMANDS = {
     "cancel": ".jobs:cancel",
     "pack": ".pack:pack",
     "config": ".config:config",
+    "setup": ".setup:setup",
     "doctor": ".doctor:doctor",
 }
 PACKAGES = (
@@ -238,6 +239,7 @@ def root(ctx: click.Context, config_file: Path | None, verbose: int, version: bo
 
     \b
     Examples:
+      edgegen setup                                   the first configuration, question by question
       edgegen generate "a red apple" -o apple.png     a picture, in this process
       edgegen run                                     the daemon: MQTT, buttons, queue
       edgegen queue add "a red apple"                 a job for the daemon
