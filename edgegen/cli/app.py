@@ -36,6 +36,7 @@ COMMANDS = {
     "config": ".config:config",
     "setup": ".setup:setup",
     "doctor": ".doctor:doctor",
+    "support-bundle": ".bundle:support_bundle",
 }
 PACKAGES = (
     "onnxruntime",
@@ -246,6 +247,7 @@ def root(ctx: click.Context, config_file: Path | None, verbose: int, version: bo
       edgegen status                                  what it is doing
       edgegen doctor                                  what is wrong with this machine
       edgegen config explain mqtt                     what can be set
+      edgegen support-bundle                          a file for whoever helps, without secrets
 
     \b
     Exit codes: 0 fine, 1 failed, 2 wrong request or command line, 3 pack, 4 execution provider,
