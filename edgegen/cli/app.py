@@ -37,6 +37,7 @@ COMMANDS = {
     "setup": ".setup:setup",
     "doctor": ".doctor:doctor",
     "support-bundle": ".bundle:support_bundle",
+    "completion": ".complete:completion",
 }
 PACKAGES = (
     "onnxruntime",
@@ -254,10 +255,7 @@ def root(ctx: click.Context, config_file: Path | None, verbose: int, version: bo
     5 engine, 6 storage, 7 broker, 78 configuration, 130 interrupted or cancelled.
 
     \b
-    Completion for your shell:
-      bash  echo 'eval "$(_EDGEGEN_COMPLETE=bash_source edgegen)"' >> ~/.bashrc
-      zsh   echo 'eval "$(_EDGEGEN_COMPLETE=zsh_source edgegen)"' >> ~/.zshrc
-      fish  _EDGEGEN_COMPLETE=fish_source edgegen > ~/.config/fish/completions/edgegen.fish
+    Completion for your shell: edgegen completion --help
     """
     ctx.obj = App(config_file, verbose)
     if os.environ.get("NO_COLOR"):
