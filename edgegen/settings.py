@@ -28,6 +28,7 @@ SAMPLERS = (
     "ipndm",
 )
 SCHEDULES = ("normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta")
+NO_STYLE = "No style"  # the choice that changes nothing
 GpioPin = Annotated[int, Field(ge=0, le=27)]
 
 
@@ -242,6 +243,14 @@ class ButtonSettings(Section):
     pack: str | None = Field(None, description="Pack for this button's jobs; empty: engine.pack.")
 
 
+class StyleSettings(Section):
+    """A style to choose in Home Assistant."""
+
+    name: str = Field(min_length=1, max_length=40, description="What it is called; each name only once.")
+    suffix: str = Field("", max_length=1000, description="Words added to the prompt, behind a comma.")
+    negative_prompt: str = Field("", max_length=1000, description="What its pictures should not show.")
+
+
 class Settings(Section):
     """The whole configuration file."""
 
@@ -256,3 +265,4 @@ class Settings(Section):
     workflow: WorkflowSettings = WorkflowSettings()
     mqtt: MqttSettings = MqttSettings()
     buttons: tuple[ButtonSettings, ...] = Field((), description="One [[buttons]] table per GPIO button.")
+    styles: tuple[StyleSettings, ...] = Field((), description="One [[styles]] table per style.")
