@@ -18,6 +18,7 @@ from ..diffusion.schedulers import Scheduler
 from ..diffusion.tokenizer import ClipTokenizer
 from ..errors import EngineError
 from ..pack import Pack
+from .decoding import WHOLE, decode, decode_tiled
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
 from .session import SessionCache
@@ -31,6 +32,8 @@ Conditioning = Sequence[np.ndarray]
 class Stages:
     """A pack's graphs on a provider; they load when first needed and stay until `close`. Not thread-safe.
 
+    Attributes:
+        decoding: how the last picture was decoded.
     Raises:
         PackError: the tokenizer is altered or not of CLIP type.
     """
@@ -38,10 +41,17 @@ class Stages:
     def __init__(self, pack: Pack, provider: ProviderChoice, threads: int = 0, memory: MemoryMode = FULL):
         self.pack = pack
         self.provider = provider
+        self.memory = memory
+        self.decoding = WHOLE
         self.sessions = SessionCache(pack, provider, threads, memory)
         self._tokenizer = ClipTokenizer.from_file(pack.verify_tokenizer(), pack.manifest.tokenizer.max_length)
         self._encodings: OrderedDict[str, np.ndarray] = OrderedDict()
         self._unconditional: np.ndarray | None = None
+
+    def use(self, memory: MemoryMode) -> None:
+        """Run in another memory mode from now on."""
+        self.memory = memory
+        self.sessions.use(memory)
 
     def prompt_problem(self, text: str) -> str | None:
         """Why the pack cannot read a text: too many tokens, or weights beyond all sense; None if it can."""
@@ -55,8 +65,7 @@ class Stages:
             self._encodings.move_to_end(text)
             return self._encodings[text]
         ids, weights = self._tokenizer.encode_weighted(weighted_parts(text))
-        out = self.sessions.get("text_encoder").run({"input_ids": ids})
-        encoding = _output(out, "last_hidden_state", "text_encoder")
+        encoding = self.sessions.get("text_encoder").output({"input_ids": ids}, "last_hidden_state")
         if (weights != 1).any():
             encoding = emphasize(encoding, self.encode(""), weights)
         if not text:
@@ -104,8 +113,7 @@ class Stages:
             "timestep": np.array([timestep]),
             "encoder_hidden_states": encoding,
         }
-        out = self.sessions.get("unet").run(feeds)
-        return _output(out, "out_sample", "unet", latents.shape)
+        return self.sessions.get("unet").output(feeds, "out_sample", latents.shape)
 
     def unscaled(self, latents: np.ndarray) -> np.ndarray:
         """The denoiser's latents as the autoencoder has them. Raises EngineError when they are no numbers."""
@@ -122,15 +130,21 @@ class Stages:
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """(1, c, h, w) of the autoencoder's latents -> (1, 3, height, width) float32, -1 black to 1 white."""
-        out = self.sessions.get("vae_decoder").run({"latent_sample": latents})
-        return _output(out, "sample", "vae_decoder")
+        sample, self.decoding = decode(
+            self.sessions, latents, self.memory, self.pack.manifest.latent_downscale
+        )
+        return sample
+
+    def decode_tiled(self, latents: np.ndarray, tile: int, overlap: int) -> np.ndarray:
+        """As `decode`, in blended tiles: see `decoding.decode_tiled`."""
+        side = self.pack.manifest.latent_downscale
+        return decode_tiled(self.sessions, latents, side, tile, overlap)
 
     def encode_picture(self, sample: np.ndarray) -> np.ndarray:
         """(1, 3, height, width) float32 in [-1, 1] -> (1, c, h, w) of the autoencoder's latents.
 
         Raises PackError when the pack has no graph `vae_encoder`."""
-        out = self.sessions.get("vae_encoder").run({"sample": sample})
-        return _output(out, "latent_sample", "vae_encoder")
+        return self.sessions.get("vae_encoder").output({"sample": sample}, "latent_sample")
 
     def close(self) -> None:
         """Free graphs and encodings; safe to call twice. The next use loads again."""
@@ -141,14 +155,3 @@ class Stages:
 
 def _mean(outputs: list[np.ndarray]) -> np.ndarray:
     return outputs[0] if len(outputs) == 1 else np.asarray(np.mean(outputs, axis=0, dtype=np.float32))
-
-
-def _output(
-    out: dict[str, np.ndarray], name: str, graph: str, shape: tuple[int, ...] | None = None
-) -> np.ndarray:
-    """One output as float32. Raises EngineError when the graph has none of that name, or another shape."""
-    if name not in out:
-        raise EngineError(f"graph {graph} has no output {name}; it has {', '.join(out)}")
-    if shape is not None and out[name].shape != shape:
-        raise EngineError(f"graph {graph}: {name} has shape {out[name].shape}, expected {shape}")
-    return out[name].astype(np.float32, copy=False)
