@@ -49,6 +49,7 @@ Role = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ByteCount = Annotated[int, Field(ge=0, le=1 << 44)]
 Pixels = Annotated[int, Field(ge=8, le=8192)]
+Growth = Annotated[float, Field(ge=0, le=1e6)]
 
 
 def _inside(path: str) -> str:
@@ -135,16 +136,28 @@ class Sizes(_Part):
         return f"{self.min} to {self.max} in steps of {self.multiple}"
 
 
+class RamGrowth(_Part):
+    """MB that a process needs more for each million pixels more, by memory mode."""
+
+    full: Growth
+    mapped: Growth
+    low: Growth
+    tiled: Growth | None = None
+
+
 class RamNeeds(_Part):
     """Memory of a whole process that makes one picture of the default size, by memory mode.
 
-    In MB (10^6 bytes), measured: all of it in `full`; in `mapped` and `low`, where weights stay in their
-    files, what the kernel cannot drop, and some room for the pages in use.
+    In MB (10^6 bytes), measured: all of it in `full`; in the others, where weights stay in their files, what
+    the kernel cannot drop, and some room for the pages in use. `tiled` is missing where the decoder is cut:
+    there `low` needs no more. `growth` is missing where it was measured at one size only.
     """
 
     full: int = Field(ge=1, le=1 << 24)
     mapped: int = Field(ge=1, le=1 << 24)
     low: int = Field(ge=1, le=1 << 24)
+    tiled: int | None = Field(None, ge=1, le=1 << 24)
+    growth: RamGrowth | None = None
 
 
 class Manifest(_Part):
@@ -248,10 +261,13 @@ class Pack:
         return cls(folder, manifest)
 
     def verify_graph(self, role: str) -> Path:
-        """Like `graph`, after hashing the files of that graph: parse nothing else. Raises PackError."""
+        """Like `graph`, after hashing the files of that graph: parse nothing else.
+
+        A file found whole is hashed again only when it changed. Raises PackError.
+        """
         path = self.graph(role)
         files = self.manifest.graphs[role].files.items()
-        found = (_file_problem(self.folder, p, e) or _hash_problem(self.folder, p, e) for p, e in files)
+        found = (_file_problem(self.folder, p, e) or _new_hash_problem(self.folder, p, e) for p, e in files)
         _raise_if(self.folder, [problem for problem in found if problem])
         return path
 
@@ -304,6 +320,31 @@ def _hash_problem(folder: Path, path: str, entry: FileEntry) -> str | None:
     except OSError as err:
         return f"{path}: cannot be read ({err.strerror})"
     return None if found == entry.sha256 else f"{path}: SHA-256 is {found}, expected {entry.sha256}"
+
+
+_whole: set[tuple[str, int, int, int, int, int]] = set()
+"""Files of this process found whole: hash, and whatever of a file's state changes with its content."""
+
+
+def _new_hash_problem(folder: Path, path: str, entry: FileEntry) -> str | None:
+    """As `_hash_problem`, remembering what is whole: reading a gigabyte for each picture takes as long as a
+    step, and drives the weights themselves out of a small memory."""
+    before = _state(folder / path, entry)
+    if before in _whole:
+        return None
+    problem = _hash_problem(folder, path, entry)
+    if problem is None and before is not None and before == _state(folder / path, entry):
+        _whole.add(before)
+    return problem
+
+
+def _state(path: Path, entry: FileEntry) -> tuple[str, int, int, int, int, int] | None:
+    """ctime is in it: whoever writes to a file may set its mtime back, but not that."""
+    try:
+        s = path.stat()
+    except OSError:
+        return None
+    return entry.sha256, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 
 def file_entry(path: Path) -> FileEntry:
@@ -368,8 +409,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write `pack.json` in one piece. Raises StorageError when the folder cannot be written."""
     data = manifest.model_dump(mode="json")
     for name in OPTIONAL_FIELDS:
-        if data[name] is None:
-            del data[name]  # an edgegen that does not know it yet reads the pack too
+        _drop_unset(data, name)
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path = folder / MANIFEST_NAME
     try:
@@ -377,6 +417,16 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
     except OSError as err:
         raise StorageError(f"cannot write {path}: {err.strerror}") from err
     return path
+
+
+def _drop_unset(data: dict[str, Any], name: str) -> None:
+    """Leave out what is None in it, or itself: an edgegen that does not know it yet reads the pack too."""
+    value = data[name]
+    if value is None:
+        del data[name]
+    elif isinstance(value, dict):
+        for key in list(value):
+            _drop_unset(value, key)
 
 
 def replace_file(path: Path, data: bytes) -> None:

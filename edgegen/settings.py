@@ -65,10 +65,11 @@ class EngineSettings(Section):
     provider: Literal["auto", "cpu", "openvino"] = Field(
         "auto", description="Execution provider; auto takes OpenVINO on an Intel chip when it is installed."
     )
-    memory: Literal["auto", "full", "mapped", "low"] = Field(
+    memory: Literal["auto", "full", "mapped", "low", "tiled"] = Field(
         "auto",
         description="Memory mode of the CPU provider; auto takes the fastest that fits into what is free. "
-        "mapped and low leave the weights in their files; low also holds one graph at a time.",
+        "mapped and low leave the weights in their files; low also holds one graph at a time; tiled, for "
+        "decoders that need the most, also decodes in tiles, which changes the picture a little.",
     )
     threads: int = Field(0, ge=0, le=256, description="Threads for ONNX Runtime; 0: one per usable core.")
     step_timeout_s: float = Field(

@@ -25,11 +25,12 @@ from edgegen.pack import GraphEntry, Manifest, SecondTokenizer, TokenizerEntry, 
 from . import evaluate as ev
 from .calibrate import Recorder, record_runs
 from .convert import Int8Converter, Int8Options
+from .cut import HEAD, TAIL, cut_decoder
 from .defaults import PackDefaults, default_settings, default_sizes, pack_name, read_defaults
 from .export import export
 from .fp16 import convert_fp16
 from .graphs import load_graph, save_graph
-from .ram import measure_ram, peaks_as_json, ram_needs
+from .ram import measure_needs
 from .rewrites import stamp
 from .runner import Recipe, Runner
 from .source import Source, open_source
@@ -120,6 +121,7 @@ class _Builder:
         self.float_graphs = {role: stage / "fp32" / role / "model.onnx" for role in self.roles}
         self.graphs = {role: self.pack / role / "model.onnx" for role in self.roles}
         self.reports: dict[str, dict[str, Any]] = {}
+        self.is_cut = False
         write_tokenizer(source.tokenizer, self.pack / "tokenizer.json")
         padding = second_padding(source.tokenizer, source.tokenizer_2) if source.is_sdxl else None
         self.tokenizer_2 = None if padding is None else SecondTokenizer(pad_token_id=padding)
@@ -145,6 +147,7 @@ class _Builder:
             elif self.options.precision == "fp32":
                 _copy_stamped(self.float_graphs[role], self.graphs[role])
             onnx.checker.check_model(str(self.graphs[role]))
+        self.is_cut = cut_decoder(self.graphs["vae_decoder"])
 
     def _convert_int8(self) -> None:
         recorder = self._record(
@@ -183,7 +186,7 @@ class _Builder:
             name=name,
             title=self.given.title or name,
             family=self.given.family or s.family,
-            graphs={role: self._entry(role, entries) for role in self.roles},
+            graphs=self._entries(entries),
             tokenizer=TokenizerEntry(
                 file="tokenizer.json", sha256=tokenizer.sha256, bytes=tokenizer.bytes, max_length=s.max_length
             ),
@@ -209,10 +212,16 @@ class _Builder:
             evaluation=evaluation,
         )
 
-    def _entry(self, role: str, real: bool) -> GraphEntry:
-        name = f"{role}/model.onnx"
-        paths = sorted(self.graphs[role].parent.iterdir()) if real else []
-        files = {f"{role}/{path.name}": file_entry(path) for path in paths}
+    def _entries(self, real: bool) -> dict[str, GraphEntry]:
+        """By role; the two parts of a cut decoder share its weights."""
+        entries = {role: self._entry(role, real) for role in self.roles}
+        parts = {"vae_decoder_head": HEAD, "vae_decoder_tail": TAIL} if real and self.is_cut else {}
+        return entries | {role: self._entry("vae_decoder", real, name) for role, name in parts.items()}
+
+    def _entry(self, role: str, real: bool, graph: str = "model.onnx") -> GraphEntry:
+        name = f"{role}/{graph}"
+        found = [self.graphs[role].with_name(n) for n in (graph, "model.onnx.data")] if real else []
+        files = {f"{role}/{path.name}": file_entry(path) for path in found if path.exists()}
         nothing = file_entry(self.pack / "tokenizer.json")
         return GraphEntry(file=name, precision=self.options.precision, files=files or {name: nothing})
 
@@ -249,9 +258,9 @@ class _Builder:
         if self.options.sheet:
             ev.contact_sheet(wanted, got, self.options.sheet)
         cost = ev.measure_cost(self.pack, prompts[0])
-        peaks = measure_ram(self.pack, prompts[0])
-        result = {**self._result(wanted, got, recorder, cost, recipe), "memory": peaks_as_json(peaks)}
-        found = {"evaluation": result, "min_ram_mb": math.ceil(cost.peak_mb), "ram_mb": ram_needs(peaks)}
+        needs, memory = measure_needs(self.pack, prompts[0])
+        result = {**self._result(wanted, got, recorder, cost, recipe), "memory": memory}
+        found = {"evaluation": result, "min_ram_mb": math.ceil(cost.peak_mb), "ram_mb": needs}
         return Manifest.model_validate(manifest.model_copy(update=found))
 
     def _result(

@@ -144,7 +144,9 @@ def show(app: App, name: str | None, as_json: bool) -> None:
 def memory_line(m: Manifest) -> str:
     """`140 MB of memory, 90 in memory mode low`, as far as it was measured."""
     if m.ram_mb:
-        return f"{m.ram_mb.full} MB of memory, {m.ram_mb.mapped} in mode mapped, {m.ram_mb.low} in mode low"
+        tiled = f", {m.ram_mb.tiled} in mode tiled" if m.ram_mb.tiled else ""
+        first = f"{m.ram_mb.full} MB of memory, {m.ram_mb.mapped} in mode mapped"
+        return f"{first}, {m.ram_mb.low} in mode low{tiled}"
     return f"{m.min_ram_mb} MB of memory" if m.min_ram_mb else "memory not measured"
 
 
