@@ -25,6 +25,7 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "pack.json"
 MANIFEST_MAX_BYTES = 1 << 20
 REQUIRED_ROLES = ("text_encoder", "unet", "vae_decoder")
+OPTIONAL_FIELDS = ("ram_mb", "tokenizer_2", "guidance_embedding_dim")  # later than the format's first version
 
 Precision = Literal["fp32", "fp16", "int8"]
 Sampler = Literal[
@@ -96,6 +97,15 @@ class TokenizerEntry(_Part):
     max_length: int = Field(77, ge=3, le=1024)
 
 
+class SecondTokenizer(_Part):
+    """How a second text encoder's tokens differ from the first's: the same file, padded with another token.
+
+    Stable Diffusion XL pads the prompt of its first encoder with the end token, of its second with `!` (0).
+    """
+
+    pad_token_id: int = Field(ge=0, le=1 << 24)
+
+
 class Defaults(_Part):
     """What a job gets that asks for nothing else."""
 
@@ -141,7 +151,9 @@ class Manifest(_Part):
     """`pack.json`. Latents handed to the decoder are divided by `latent_scale`.
 
     `target` names the machine whose kernels the graphs favour; `min_ram_mb` was measured, in the memory mode
-    `full`; `ram_mb` says it for every mode, and is missing in older packs.
+    `full`; `ram_mb` says it for every mode, and is missing in older packs. A graph `text_encoder_2` reads the
+    first's tokens unless `tokenizer_2` says how they differ. `guidance_embedding_dim` is the width of the
+    denoiser's input `timestep_cond`, the embedded guidance of a distilled model; None: it has no such input.
     """
 
     format_version: Literal[1] = 1
@@ -150,6 +162,7 @@ class Manifest(_Part):
     family: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")
     graphs: dict[Role, GraphEntry] = Field(max_length=16)
     tokenizer: TokenizerEntry
+    tokenizer_2: SecondTokenizer | None = None
     prediction_type: Literal["epsilon", "v_prediction", "sample"]
     beta_schedule: Literal["scaled_linear", "linear", "squaredcos_cap_v2"]
     beta_start: float = Field(0.00085, gt=0, lt=1)
@@ -161,6 +174,7 @@ class Manifest(_Part):
     latent_channels: int = Field(ge=1, le=512)
     latent_downscale: int = Field(8, ge=1, le=128)
     latent_scale: float = Field(gt=0, le=1000)
+    guidance_embedding_dim: int | None = Field(None, ge=2, le=8192)
     defaults: Defaults
     sizes: Sizes
     target: Literal["any", "x86-64", "arm64"] = "any"
@@ -179,6 +193,8 @@ class Manifest(_Part):
     def _contradictions(self) -> Iterator[str]:
         if missing := [role for role in REQUIRED_ROLES if role not in self.graphs]:
             yield f"graphs: missing {', '.join(missing)}"
+        if self.tokenizer_2 and "text_encoder_2" not in self.graphs:
+            yield "tokenizer_2: there is no graph text_encoder_2 to tokenize for"
         if self.beta_start > self.beta_end:
             yield f"beta_start {self.beta_start} is above beta_end {self.beta_end}"
         if self.sizes.min > self.sizes.max:
@@ -351,8 +367,9 @@ def _readable(err: ValidationError) -> list[str]:
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write `pack.json` in one piece. Raises StorageError when the folder cannot be written."""
     data = manifest.model_dump(mode="json")
-    if data["ram_mb"] is None:
-        del data["ram_mb"]  # an edgegen that does not know it yet reads the pack too
+    for name in OPTIONAL_FIELDS:
+        if data[name] is None:
+            del data[name]  # an edgegen that does not know it yet reads the pack too
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path = folder / MANIFEST_NAME
     try:
