@@ -31,6 +31,7 @@ from .export import export
 from .fp16 import convert_fp16
 from .graphs import load_graph, save_graph
 from .ram import measure_needs
+from .report.make import attach, empty_report, with_costs, with_pictures
 from .rewrites import stamp
 from .runner import Recipe, Runner
 from .source import Source, open_source
@@ -122,19 +123,22 @@ class _Builder:
         self.graphs = {role: self.pack / role / "model.onnx" for role in self.roles}
         self.reports: dict[str, dict[str, Any]] = {}
         self.is_cut = False
+        self.export_errors: dict[str, float] = {}
         write_tokenizer(source.tokenizer, self.pack / "tokenizer.json")
         padding = second_padding(source.tokenizer, source.tokenizer_2) if source.is_sdxl else None
         self.tokenizer_2 = None if padding is None else SecondTokenizer(pad_token_id=padding)
 
     def build(self) -> Manifest:
         for role in self.roles:
-            error = export(self.source, role, self.float_graphs[role])
+            error = self.export_errors[role] = export(self.source, role, self.float_graphs[role])
             self.say(f"exported {role}: within {error:.1e} of torch")
         self._convert()
         manifest = self._manifest({}, 0)
+        self.report = empty_report(self.export_errors)
         if self.options.evaluate:
             write_manifest(self.pack, manifest)
             manifest = self._evaluated(manifest)
+        manifest = attach(self.pack, manifest, self.report)
         write_manifest(self.pack, manifest)
         return manifest
 
@@ -257,6 +261,9 @@ class _Builder:
         got = ev.make_pictures(Runner(graphs, recipe), prompts, EVALUATION_SEED, self.options.precision)
         if self.options.sheet:
             ev.contact_sheet(wanted, got, self.options.sheet)
+        records = {role: recorder.records(role) for role in self.roles}
+        self.report = with_pictures(self.report, prompts, EVALUATION_SEED, wanted, got)
+        self.report = with_costs(self.report, self.float_graphs, self.graphs, records)
         cost = ev.measure_cost(self.pack, prompts[0])
         needs, memory = measure_needs(self.pack, prompts[0])
         result = {**self._result(wanted, got, recorder, cost, recipe), "memory": memory}

@@ -107,7 +107,12 @@ class Axes:
 
 
 def line_chart(
-    series: Series, title: str, axes: Axes, limit: Limit | None = None, first: str | None = None
+    series: Series,
+    title: str,
+    axes: Axes,
+    limit: Limit | None = None,
+    first: str | None = None,
+    width: float = WIDTH,
 ) -> tuple[str, float, float]:
     """Curves with a dot at every point and their names at their ends.
 
@@ -119,7 +124,7 @@ def line_chart(
     """
     first = first or next(iter(series))
     top = 64.0 if title else 34.0
-    x, y = _scales(series, axes, limit, top)
+    x, y = _scales(series, axes, limit, top, width)
     parts = [text((MARGIN, 28), title, "title")] if title else []
     parts += _grid(series, x, y, axes)
     if limit:
@@ -133,10 +138,10 @@ def line_chart(
         parts += _names(series, x, y, first)
     height = y.start + 52
     spoken = f"{title}. " + "; ".join(f"{name}: {_points(points)}" for name, points in series.items())
-    return drawing(WIDTH, height, parts, spoken), WIDTH, height
+    return drawing(width, height, parts, spoken), width, height
 
 
-def _scales(series: Series, axes: Axes, limit: Limit | None, top: float) -> tuple[Scale, Scale]:
+def _scales(series: Series, axes: Axes, limit: Limit | None, top: float, width: float) -> tuple[Scale, Scale]:
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points] + ([limit.value] if limit else [])
     low, high = padded(ys, axes.y_log)
@@ -144,7 +149,7 @@ def _scales(series: Series, axes: Axes, limit: Limit | None, top: float) -> tupl
     names = max(text_width(name) for name in series) + 14 if len(series) > 1 else 8
     x_low, x_high = padded(xs, axes.x_log, 0.03)
     ends = (x_high, x_low) if axes.falling else (x_low, x_high)
-    x = Scale(*ends, MARGIN + 48, WIDTH - MARGIN - min(names, 220), axes.x_log)
+    x = Scale(*ends, MARGIN + 48, width - MARGIN - min(names, 220), axes.x_log)
     return x, Scale(low, high, top + PLOT_HEIGHT, top, axes.y_log)
 
 

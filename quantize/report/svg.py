@@ -82,7 +82,7 @@ def dot(at: Point, css: str, tip: str) -> str:
 
 def drawing(width: float, height: float, parts: Iterable[str], label: str) -> str:
     """An `<svg>` for a page; `label` is what is read aloud in its place."""
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img"'
+    head = f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img"'
     return f'{head} aria-label="{escape(label)}">' + "".join(parts) + "</svg>"
 
 
@@ -90,7 +90,7 @@ def standalone(svg: str, width: float, height: float) -> str:
     """A drawing as a file of its own: with its colours, its size and its paper."""
     start = svg.index(">")
     paper = rect((0, 0), width, height, "paper", radius=6)
-    size = f' width="{width:.0f}" height="{height:.0f}"'
+    size = f' xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
     return f"{svg[:start]}{size}><style>{PALETTE}{MARKS}</style>{paper}{svg[start + 1 :]}\n"
 
 
