@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 BASE = "diffusers-fp32"
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs/BENCHMARKS.md"
+BEGIN, END = "<!-- bench.peers: begin -->", "<!-- bench.peers: end -->"
 FIGURES = (  # numerator, denominator, at most, stretch: what the project asks of itself
     ("edgegen-int8", "diffusers-fp32", 0.37, 0.25),
     ("edgegen-int8", "ort-exported", 0.36, 0.25),
@@ -34,17 +36,31 @@ def sqnr_db(work: Path, runner: str, size: int = 512) -> float | None:
 
 
 def write(folder: Path, measured: dict) -> None:
-    """`peers.json`, `peers.md`, `peers-step.svg`, `peers-growth.svg`; the table is printed, too."""
+    """`peers.json` and two plots in a folder of docs/; the table goes into the page and is printed, too."""
     folder.mkdir(parents=True, exist_ok=True)
     measured = {**measured, "machine": machine()}
     rows = [summary(row, measured["sqnr_db"]) for row in measured["rows"]]
     (folder / "peers.json").write_text(json.dumps({**measured, "summary": rows}, indent=1) + "\n", "utf-8")
-    text = "\n".join(
-        [f"{measured['machine']}, {measured['threads']} threads.", "", *table(rows), "", *figures(rows)]
-    )
-    (folder / "peers.md").write_text(text + "\n", "utf-8")
     draw(folder, rows, measured["growth"])
+    told = f"{measured['machine']}, {measured['threads']} threads."
+    text = "\n".join([told, "", *table(rows), "", *figures(rows), "", *pictures(folder)])
+    into_page(PAGE, text)
     print(text)
+
+
+def pictures(folder: Path) -> list[str]:
+    """The plots, as the page beside the folder shows them."""
+    shown = {"peers-step.svg": "Seconds a step, by runner", "peers-growth.svg": "Seconds a step, by size"}
+    return [f"![{alt}]({folder.name}/{name})" for name, alt in shown.items() if (folder / name).exists()]
+
+
+def into_page(page: Path, text: str) -> None:
+    """Replace what stands between the markers. Raises ValueError when the page has none."""
+    before, begin, rest = page.read_text("utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page} has no {BEGIN} ... {END}")
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", "utf-8")
 
 
 def summary(row: dict, drift: dict[str, float | None]) -> dict:
