@@ -91,7 +91,7 @@ def test_the_demo_draws_every_picture(device_python: Path, tmp_path: Path):
     pictures = sorted(path.name for path in out.glob("*.png"))
     assert len(pictures) == 10
     assert pictures[-1] == "contact-sheet.png"
-    assert sum("MQTT" in line and "[####" in line for line in done.stdout.splitlines()) == 8
+    assert sum("MQTT" in line and "#]" in line for line in done.stdout.splitlines()) == 8
     assert sum("button" in line and "[####" in line for line in done.stdout.splitlines()) == 1
     assert "9 of 9 pictures" in done.stdout
 
