@@ -92,7 +92,7 @@ def test_the_demo_draws_every_picture(device_python: Path, tmp_path: Path):
     pictures = sorted(path.name for path in out.glob("*.png"))
     assert len(pictures) == 10
     assert pictures[-1] == "contact-sheet.png"
-    ended = re.findall(r"^  (\w+) .*#\] +[\d.]+ s ", done.stdout, re.MULTILINE)  # a last step's bar is full, too
+    ended = re.findall(r"^  (\w+) .*#\] +[\d.]+ s ", done.stdout, re.MULTILINE)  # a last step is full, too
     assert sorted(ended) == ["MQTT"] * 8 + ["button"]
     assert "9 of 9 pictures" in done.stdout
 
