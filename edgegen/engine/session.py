@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,12 @@ import numpy as np
 
 from ..errors import EngineError, OutOfMemory, ProviderError
 from ..pack import Pack
+from .freememory import own_anonymous_mb
 from .memory import FULL, MemoryMode, apply_mode, trim_malloc
 from .providers import ProviderChoice
 from .runtime import FATAL_ONLY, onnxruntime, usable_cores
+
+log = logging.getLogger(__name__)
 
 DTYPES = {
     "tensor(float)": np.float32,
@@ -33,6 +38,7 @@ class GraphSession:
     Attributes:
         name: for messages: the role or the file.
         inputs: name -> (dtype, rank); outputs: names.
+        properties: the graph's own metadata.
         runs: how often it ran.
     """
 
@@ -40,6 +46,7 @@ class GraphSession:
         self.name = name
         self.inputs = {i.name: (_dtype(i.type, i.name, name), len(i.shape)) for i in session.get_inputs()}
         self.outputs = [o.name for o in session.get_outputs()]
+        self.properties: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         self.runs = 0
         self._session = session
 
@@ -62,6 +69,12 @@ class GraphSession:
             raise _readable(f"graph {self.name} failed", err) from err
         self.runs += 1
         return dict(zip(self.outputs, values, strict=True))
+
+    def output(
+        self, feeds: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...] | None = None
+    ) -> np.ndarray:
+        """One output as float32. Raises as `run`, and EngineError when there is none, or of another shape."""
+        return output_of(self.run(feeds), name, self.name, shape)
 
     def _fitted(self, name: str, value: np.ndarray) -> np.ndarray:
         dtype, rank = self.inputs[name]
@@ -158,6 +171,17 @@ class SessionCache:
         self._memory = memory
         self._open: dict[str, GraphSession] = {}
 
+    def use(self, memory: MemoryMode) -> None:
+        """Load in another mode from now on; what is loaded in the old one is freed."""
+        if memory != self._memory:
+            self.close()
+            self._memory = memory
+
+    @property
+    def roles(self) -> list[str]:
+        """The pack's graphs."""
+        return sorted(self._pack.manifest.graphs)
+
     @property
     def loaded(self) -> list[str]:
         """The roles whose graphs are in memory."""
@@ -168,9 +192,16 @@ class SessionCache:
         if role not in self._open:
             if not self._memory.keeps_graphs:
                 self.close()
-            path = self._pack.verify_graph(role)
-            self._open[role] = open_session(path, self._choice, self._threads, role, self._memory)
+            self._open[role] = self._load(role)
         return self._open[role]
+
+    def _load(self, role: str) -> GraphSession:
+        began = time.monotonic()
+        path = self._pack.verify_graph(role)
+        size = sum(entry.bytes for entry in self._pack.manifest.graphs[role].files.values())
+        session = open_session(path, self._choice, self._threads, role, self._memory.for_graph(size))
+        log.debug("graph %s loaded in %.2f s; %d MB held", role, time.monotonic() - began, own_anonymous_mb())
+        return session
 
     def close(self) -> None:
         """Free all graphs; safe to call twice. A later `get` loads again."""

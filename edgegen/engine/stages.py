@@ -18,9 +18,10 @@ from ..errors import EngineError
 from ..pack import Pack
 from .areas import blended, has_areas, with_counterparts
 from .conditioning import Conditioning, Encoding, feeds_of
+from .decoding import WHOLE, decode, decode_tiled
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
-from .session import SessionCache, output_of
+from .session import SessionCache
 from .words import Words
 
 Prompts = tuple[Conditioning, Conditioning | None]
@@ -30,6 +31,8 @@ Prompts = tuple[Conditioning, Conditioning | None]
 class Stages:
     """A pack's graphs on a provider; they load when first needed and stay until `close`. Not thread-safe.
 
+    Attributes:
+        decoding: how the last picture was decoded.
     Raises:
         PackError: the tokenizer is altered or not of CLIP type.
     """
@@ -37,8 +40,15 @@ class Stages:
     def __init__(self, pack: Pack, provider: ProviderChoice, threads: int = 0, memory: MemoryMode = FULL):
         self.pack = pack
         self.provider = provider
+        self.memory = memory
+        self.decoding = WHOLE
         self.sessions = SessionCache(pack, provider, threads, memory)
         self.words = Words(pack, self.sessions)
+
+    def use(self, memory: MemoryMode) -> None:
+        """Run in another memory mode from now on."""
+        self.memory = memory
+        self.sessions.use(memory)
 
     def encode(self, text: str) -> Encoding:
         """One text by all of the pack's text encoders, weights applied; recent ones are remembered."""
@@ -108,8 +118,7 @@ class Stages:
         """One run of the graph for latents (b, c, h, w) and as many encodings: float32 of their shape."""
         height, width = (side * self.pack.manifest.latent_downscale for side in latents.shape[2:])
         feeds = {"sample": latents, "timestep": np.array([timestep])} | feeds_of(encodings, width, height)
-        out = self.sessions.get("unet").run(feeds)
-        return output_of(out, "out_sample", "unet", latents.shape)
+        return self.sessions.get("unet").output(feeds, "out_sample", latents.shape)
 
     def unscaled(self, latents: np.ndarray) -> np.ndarray:
         """The denoiser's latents as the autoencoder has them. Raises EngineError when they are no numbers."""
@@ -126,15 +135,21 @@ class Stages:
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """(1, c, h, w) of the autoencoder's latents -> (1, 3, height, width) float32, -1 black to 1 white."""
-        out = self.sessions.get("vae_decoder").run({"latent_sample": latents})
-        return output_of(out, "sample", "vae_decoder")
+        sample, self.decoding = decode(
+            self.sessions, latents, self.memory, self.pack.manifest.latent_downscale
+        )
+        return sample
+
+    def decode_tiled(self, latents: np.ndarray, tile: int, overlap: int) -> np.ndarray:
+        """As `decode`, in blended tiles: see `decoding.decode_tiled`."""
+        side = self.pack.manifest.latent_downscale
+        return decode_tiled(self.sessions, latents, side, tile, overlap)
 
     def encode_picture(self, sample: np.ndarray) -> np.ndarray:
         """(1, 3, height, width) float32 in [-1, 1] -> (1, c, h, w) of the autoencoder's latents.
 
         Raises PackError when the pack has no graph `vae_encoder`."""
-        out = self.sessions.get("vae_encoder").run({"sample": sample})
-        return output_of(out, "latent_sample", "vae_encoder")
+        return self.sessions.get("vae_encoder").output({"sample": sample}, "latent_sample")
 
     def close(self) -> None:
         """Free graphs and encodings; safe to call twice. The next use loads again."""
