@@ -16,6 +16,7 @@ from ..diffusion.sampler import PairDenoiser, SamplerState, SamplerStep, sample
 from ..diffusion.schedulers import Scheduler
 from ..errors import EngineError
 from ..pack import Pack
+from .areas import blended, has_areas, with_counterparts
 from .conditioning import Conditioning, Encoding, feeds_of
 from .decoding import WHOLE, decode, decode_tiled
 from .memory import FULL, MemoryMode
@@ -84,17 +85,27 @@ class Stages:
             told = guidance_embedding(guidance, dim)
             conditioning = [replace(encoding, guidance=told) for encoding in conditioning]
             guidance = 1
+        if unconditional is not None and guidance != 1:
+            conditioning, unconditional = (
+                with_counterparts(conditioning, unconditional),
+                with_counterparts(unconditional, conditioning),
+            )
         return sample(
             self.predict, scheduler, latents, conditioning, unconditional, guidance, rng, pair, resume
         )
 
     def predict(self, latents: np.ndarray, timestep: float, conditioning: Conditioning) -> np.ndarray:
         """The denoiser's output for (b, c, h, w) latents, one graph run for each picture and encoding."""
-        rows = [
-            _mean([self.unet(latents[k : k + 1], timestep, encoding) for encoding in conditioning])
-            for k in range(len(latents))
-        ]
+        rows = [self._answer(latents[k : k + 1], timestep, conditioning) for k in range(len(latents))]
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def _answer(self, latents: np.ndarray, timestep: float, conditioning: Conditioning) -> np.ndarray:
+        def look(part: np.ndarray, encoding: Encoding) -> np.ndarray:
+            return self.unet(part, timestep, encoding)
+
+        if has_areas(conditioning):
+            return blended(look, latents, conditioning, self.pack.manifest.latent_downscale)
+        return _mean([look(latents, encoding) for encoding in conditioning])
 
     def predict_pair(
         self, latents: np.ndarray, timestep: float, conditioning: Conditioning, unconditional: Conditioning
