@@ -30,11 +30,12 @@ from .defaults import PackDefaults, default_settings, default_sizes, pack_name, 
 from .export import export
 from .fp16 import convert_fp16
 from .graphs import load_graph, save_graph
+from .original import Hints
 from .ram import measure_needs
 from .report.make import attach, empty_report, with_costs, with_pictures
 from .rewrites import stamp
 from .runner import Recipe, Runner
-from .source import Source, open_source
+from .source import NO_HINTS, Source, open_source
 from .vocabulary import second_padding, write_tokenizer
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -59,6 +60,7 @@ class BuildOptions:
     with_encoder: bool = False
     sheet: Path | None = None
     int8: Int8Options = field(default_factory=Int8Options)
+    hints: Hints = NO_HINTS
     force: bool = False
 
 
@@ -69,12 +71,12 @@ def build_pack(folder: Path, out: Path, options: BuildOptions, say: Say = print)
     """Build a pack; nothing appears at `out` before all of it is done.
 
     Args:
-        folder: diffusers checkpoint.
+        folder: the checkpoint, see `source.open_source`.
         out: the pack's folder, in a folder that exists.
     Raises:
         SourceError: the checkpoint cannot be read. StorageError: `out` exists, or cannot be written.
     """
-    source = open_source(folder)
+    source = open_source(folder, options.hints)
     given = _with_flags(read_defaults(folder), options)
     with staging(out, options.force) as stage:
         builder = _Builder(source, given, options, stage, say)
@@ -124,9 +126,8 @@ class _Builder:
         self.reports: dict[str, dict[str, Any]] = {}
         self.is_cut = False
         self.export_errors: dict[str, float] = {}
-        write_tokenizer(source.tokenizer, self.pack / "tokenizer.json")
-        padding = second_padding(source.tokenizer, source.tokenizer_2) if source.is_sdxl else None
-        self.tokenizer_2 = None if padding is None else SecondTokenizer(pad_token_id=padding)
+        write_tokenizer(source.tokenizer, self.pack / "tokenizer.json", source.pad_token)
+        self.tokenizer_2 = _second_tokenizer(source)
 
     def build(self) -> Manifest:
         for role in self.roles:
@@ -304,6 +305,13 @@ class _Builder:
             "pictures": ev.as_json(ev.picture_drift(wanted, got)),
             "cost": {**ev.as_json(cost), "machine": f"{platform.machine()}, {_cpu_count()} CPUs"},
         }
+
+
+def _second_tokenizer(source: Source) -> SecondTokenizer | None:
+    if not source.is_sdxl:
+        return None
+    padding = second_padding(source.tokenizer, source.tokenizer_2, source.pad_token)
+    return None if padding is None else SecondTokenizer(pad_token_id=padding)
 
 
 def _copy_stamped(graph: Path, out: Path) -> None:
