@@ -137,6 +137,17 @@ class RamNeeds(_Part):
     low: int = Field(ge=1, le=1 << 24)
 
 
+Rgb = Annotated[list[Annotated[float, Field(ge=-100, le=100)]], Field(min_length=3, max_length=3)]
+
+
+class LatentRgb(_Part):
+    """How much of red, green and blue each channel of the denoiser's latents is, for previews: latents @
+    factors + bias is a picture, -1 black to 1 white."""
+
+    factors: list[Rgb] = Field(min_length=1, max_length=512)
+    bias: Rgb
+
+
 class Manifest(_Part):
     """`pack.json`. Latents handed to the decoder are divided by `latent_scale`.
 
@@ -166,6 +177,7 @@ class Manifest(_Part):
     target: Literal["any", "x86-64", "arm64"] = "any"
     min_ram_mb: int = Field(0, ge=0, le=1 << 24)
     ram_mb: RamNeeds | None = None
+    latent_rgb: LatentRgb | None = None
     licence: str = Field(min_length=1, max_length=200)
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
     evaluation: dict[str, JsonValue] = Field(default_factory=dict)
@@ -188,6 +200,8 @@ class Manifest(_Part):
         for side in ("width", "height"):
             if problem := self.sizes.problem_with(getattr(self.defaults, side)):
                 yield f"defaults.{side}: {problem}"
+        if self.latent_rgb and len(self.latent_rgb.factors) != self.latent_channels:
+            yield f"latent_rgb has {len(self.latent_rgb.factors)} factors, not one for each latent channel"
         if self.defaults.steps > self.num_train_timesteps:
             yield f"defaults.steps {self.defaults.steps} is above num_train_timesteps"
 
@@ -351,8 +365,9 @@ def _readable(err: ValidationError) -> list[str]:
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write `pack.json` in one piece. Raises StorageError when the folder cannot be written."""
     data = manifest.model_dump(mode="json")
-    if data["ram_mb"] is None:
-        del data["ram_mb"]  # an edgegen that does not know it yet reads the pack too
+    for optional in ("ram_mb", "latent_rgb"):
+        if data[optional] is None:
+            del data[optional]  # an edgegen that does not know it yet reads the pack too
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path = folder / MANIFEST_NAME
     try:

@@ -29,6 +29,7 @@ from .defaults import PackDefaults, default_settings, default_sizes, pack_name, 
 from .export import ROLES, export
 from .fp16 import convert_fp16
 from .graphs import load_graph, save_graph
+from .preview import fit_latent_rgb
 from .ram import measure_ram, peaks_as_json, ram_needs
 from .rewrites import stamp
 from .runner import Recipe, Runner
@@ -248,6 +249,8 @@ class _Builder:
         peaks = measure_ram(self.pack, prompts[0])
         result = {**self._result(wanted, got, recorder, cost, recipe), "memory": peaks_as_json(peaks)}
         found = {"evaluation": result, "min_ram_mb": math.ceil(cost.peak_mb), "ram_mb": ram_needs(peaks)}
+        decoded = recorder.records("vae_decoder")
+        found["latent_rgb"] = fit_latent_rgb(self.graphs["vae_decoder"], decoded, manifest.latent_scale)
         return Manifest.model_validate(manifest.model_copy(update=found))
 
     def _result(

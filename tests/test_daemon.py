@@ -365,7 +365,7 @@ def test_a_picture_over_mqtt(make_appliance, broker, folder):
     client.connect("127.0.0.1", broker.port)
     client.subscribe("edgegen/#", 1)
     client.loop_start()
-    mqtt = {"enabled": True, "host": "127.0.0.1", "port": broker.port, "image_format": "webp"}
+    mqtt = {"enabled": True, "host": "127.0.0.1", "port": broker.port, "previews": True}
     appliance = make_appliance(
         engine=ENGINE,
         limits=LIMITS,
@@ -379,6 +379,8 @@ def test_a_picture_over_mqtt(make_appliance, broker, folder):
     eventually(lambda: "edgegen/kiosk/last/image" in got)
     with Image.open(io.BytesIO(got["edgegen/kiosk/last/image"])) as image:
         assert image.format == "WEBP"
+    with Image.open(io.BytesIO(got["edgegen/kiosk/job/a/preview"])) as image:
+        assert (image.format, max(image.size)) == ("JPEG", 64)
     assert appliance.stop() == (0, "heavy: []\n"), appliance.log.read_text()
     eventually(lambda: got["edgegen/kiosk/availability"] == b"offline")
     client.loop_stop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from ..diffusion.sampler import SamplerState
 from ..engine.checkpoint import Arrays, freeze, run_label, state_arrays, state_from, thaw
 from ..engine.metadata import save_picture
 from ..engine.pipeline import GenerationSettings, Picture, TextToImage, resolve_settings
+from ..engine.preview import encode_preview
 from ..engine.request import random_seed
 from ..pack import Pack, find_pack
 from ..settings import EngineSettings, LimitSettings
@@ -29,11 +31,13 @@ class Step:
 
     Attributes:
         checkpoint: makes the bytes to go on from; None before any work.
+        preview: makes a small JPEG of how it looks now, or None where that cannot be told.
     """
 
     step: int
     steps: int
     checkpoint: Callable[[], bytes] | None = None
+    preview: Callable[[], bytes | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ class PipelineRenderer:
             if isinstance(part, Picture):
                 yield _drawing(part)
             else:
-                yield Step(part.step, part.steps, _checkpoint(part.state, label, settings.seed))
+                look = partial(encode_preview, part.denoised, pack.manifest)
+                yield Step(part.step, part.steps, _checkpoint(part.state, label, settings.seed), look)
 
     def unload(self) -> None:
         if self._pipeline is not None:

@@ -73,6 +73,7 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
         idle_unload_s=settings.engine.idle_unload_s,
         guard=Guard(settings.guards, wakeup.wait),
         checkpoints=checkpoints,
+        previews=settings.mqtt.enabled and settings.mqtt.previews,
     )
     link.start()
     notifier.ready("idle")
