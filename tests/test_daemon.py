@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from edgegen.daemon import FrontEnds
 from edgegen.errors import BadRequest
 from edgegen.jobs.job import Job, JobRequest, JobState
 from edgegen.jobs.link import FrontError, ShellLink
+from edgegen.jobs.pace import read_pace
 from edgegen.jobs.queue import JobQueue
 from edgegen.settings import Settings
 
@@ -223,6 +225,10 @@ def test_three_jobs_become_three_pictures(make_appliance):
             pixels.append(picture.tobytes())
     assert len(set(pixels)) == 1, "the same seed gives the same picture"
     assert [job.seed for job in done.values()] == [5, 5, 5]
+    with contextlib.closing(JobQueue(database_path(appliance.settings.node))) as queue:
+        assert {key.split("/")[2] for key in read_pace(queue.database)} == {
+            *("text_encoder", "unet", "vae_decoder")
+        }, "the device knows how fast it is"
     assert appliance.stop() == (0, "heavy: []\n"), appliance.log.read_text()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..errors import EngineError, OutOfMemory, ProviderError
 from ..pack import Pack
+from .graphtimes import GraphTimes
 from .memory import FULL, MemoryMode, apply_mode, trim_malloc
 from .providers import ProviderChoice
 from .runtime import FATAL_ONLY, onnxruntime, usable_cores
@@ -34,7 +36,10 @@ class GraphSession:
         name: for messages: the role or the file.
         inputs: name -> (dtype, rank); outputs: names.
         runs: how often it ran.
+        times: told of every run; None: nobody is.
     """
+
+    times: GraphTimes | None = None
 
     def __init__(self, session: Any, name: str):
         self.name = name
@@ -56,11 +61,14 @@ class GraphSession:
             takes, given = (", ".join(sorted(names)) for names in (self.inputs, feeds))
             raise EngineError(f"graph {self.name} takes {takes}, but was given {given}")
         cast = {name: self._fitted(name, np.asarray(value)) for name, value in feeds.items()}
+        began = time.monotonic()
         try:
             values = self._session.run(None, cast)
         except Exception as err:
             raise _readable(f"graph {self.name} failed", err) from err
         self.runs += 1
+        if self.times is not None:
+            self.times.note(self.name, feeds, time.monotonic() - began)
         return dict(zip(self.outputs, values, strict=True))
 
     def _fitted(self, name: str, value: np.ndarray) -> np.ndarray:
@@ -138,6 +146,9 @@ class SessionCache:
     """A pack's sessions: one per graph, loaded when first wanted, after its files' hashes were checked.
 
     In a memory mode that keeps no graphs, wanting one frees the others first.
+
+    Attributes:
+        times: how long the graphs took.
     """
 
     def __init__(self, pack: Pack, choice: ProviderChoice, threads: int = 0, memory: MemoryMode = FULL):
@@ -146,6 +157,7 @@ class SessionCache:
         self._threads = threads
         self._memory = memory
         self._open: dict[str, GraphSession] = {}
+        self.times = GraphTimes()
 
     @property
     def loaded(self) -> list[str]:
@@ -159,6 +171,7 @@ class SessionCache:
                 self.close()
             path = self._pack.verify_graph(role)
             self._open[role] = open_session(path, self._choice, self._threads, role, self._memory)
+            self._open[role].times = self.times
         return self._open[role]
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from ..diffusion.schedulers import Scheduler
 from ..diffusion.tokenizer import ClipTokenizer
 from ..errors import EngineError
 from ..pack import Pack
+from .graphtimes import Pace
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
 from .session import SessionCache
@@ -135,9 +136,17 @@ class Stages:
         out = self.sessions.get("vae_encoder").run({"sample": sample})
         return _output(out, "latent_sample", "vae_encoder")
 
+    def pace(self) -> Pace:
+        """How long the graphs took so far, by pack, provider, role and size."""
+        return self.sessions.times.pace(self.pack.name, self.provider.name)
+
     def close(self) -> None:
         """Free graphs and encodings; safe to call twice. The next use loads again."""
         self.sessions.close()
+        self.forget_words()
+
+    def forget_words(self) -> None:
+        """Let go of remembered encodings."""
         self._encodings.clear()
         self._unconditional = None
 

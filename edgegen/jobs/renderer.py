@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..diffusion.sampler import SamplerState
 from ..engine.checkpoint import Arrays, freeze, run_label, state_arrays, state_from, thaw
+from ..engine.graphtimes import Pace
 from ..engine.metadata import save_picture
 from ..engine.pipeline import GenerationSettings, Picture, TextToImage, resolve_settings
 from ..engine.preview import encode_preview
@@ -46,11 +47,13 @@ class Drawing:
 
     Attributes:
         others: pictures of the same job to be kept before it.
+        pace: how fast the graphs were, for estimates.
     """
 
     save: Callable[[Path], object]
     seed: int | None
     others: tuple[Callable[[Path], object], ...] = ()
+    pace: Pace = field(default_factory=dict)
 
 
 class Renderer(Protocol):
@@ -92,7 +95,7 @@ class PipelineRenderer:
         resume = _state_for(label, facts, arrays, request.id)
         for part in pipeline.generate(settings, resume):
             if isinstance(part, Picture):
-                yield _drawing(part)
+                yield replace(_drawing(part), pace=pipeline.stages.pace())
             else:
                 look = partial(encode_preview, part.denoised, pack.manifest)
                 yield Step(part.step, part.steps, _checkpoint(part.state, label, settings.seed), look)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ class WorkflowRenderer:
                 yield Step(item.all_done, item.all_steps, keep, look)
         told: dict[str, Any] = {"packs": packs, "provider": bench.provider_name(), "title": request.title}
         told |= {"seed": _seed_of(checked), "seconds": round(time.monotonic() - began, 3)}
-        yield _drawing(shown, checked, told)
+        yield replace(_drawing(shown, checked, told), pace=bench.pace())
 
     def unload(self) -> None:
         if self._executor is not None:

@@ -42,6 +42,7 @@ class Worker:
         send: tells the front; never fails.
         guard: may hold the job between two steps; None: it never pauses.
         checkpoints: where a job's steps are kept for a next attempt; None: nowhere.
+        remember_pace: keeps how fast the graphs were; None: nobody does.
         previews: tell the front how the picture looks, at most once a second.
         make_publish_copy: bytes small enough to send of a picture file, and their suffix; None: no copies.
         wakeup: ends its idle wait. stop: ends its work, within one step. retire: ends it between two jobs.
@@ -64,6 +65,7 @@ class Worker:
         guard: Guard | None = None,
         checkpoints: Checkpoints | None = None,
         previews: bool = False,
+        remember_pace: Callable[[dict[str, float]], object] | None = None,
     ):
         self._queue = queue
         self._gallery = gallery
@@ -78,6 +80,7 @@ class Worker:
         self._poll_s = poll_s
         self._guard = guard
         self._checkpoints = checkpoints
+        self._remember_pace = remember_pace
         self._preview_at = float("-inf") if previews else float("inf")
 
     def run(self) -> None:
@@ -148,6 +151,8 @@ class Worker:
             self._gallery.store(job.id, save)
         path = self._gallery.store(job.id, drawing.save)
         self._write_publish_copy(path)
+        if self._remember_pace:
+            self._remember_pace(drawing.pace)
         seconds = time.monotonic() - began
         log.info("job %s: done in %.2f s: %s", job.id, seconds, path.name)
         return lambda: self._queue.finish(job, picture=path.name, seed=drawing.seed, seconds=seconds)
