@@ -25,6 +25,7 @@ from .jobs.gallery import CONTENT_TYPES, SUFFIXES, Gallery
 from .jobs.hub import Hub
 from .jobs.job import Job, parse_request
 from .jobs.outbox import OutboxReader, result_outbox
+from .jobs.presses import Presses
 from .jobs.queue import JobQueue
 from .jobs.sdnotify import SystemdNotifier
 from .jobs.service import JobService, new_job_id
@@ -92,7 +93,8 @@ def serve(
     service = JobService(queue, gallery, reserve=reserve, admission=admission)
 
     results = OutboxReader(queue.database)
-    front_ends = FrontEnds(front_end_builders(settings, service, results))
+    presses = Presses()
+    front_ends = FrontEnds(front_end_builders(settings, service, results, presses))
     closing.callback(front_ends.close)  # after the hub: whatever an engine still says is passed on
 
     supervisor: Supervisor | None = None
@@ -128,7 +130,7 @@ def serve(
         queue.outbox = result_outbox(live.settings.mqtt)
         gallery.settings = reserve.settings = live.settings.gallery
         renew_admission(admission, live.settings, changed)
-        front_ends.renew(front_end_builders(live.settings, service, results), changed)
+        front_ends.renew(front_end_builders(live.settings, service, results, presses), changed)
         if touches(ENGINE_SECTIONS, changed):
             if supervisor:
                 supervisor.renew(live.settings.model_dump_json(), live.settings.engine.step_timeout_s)
@@ -195,13 +197,16 @@ def shell_submit(service: JobService, now: Callable[[], Settings]) -> Callable[[
 Builder = Callable[[], FrontEnd]
 
 
-def front_end_builders(settings: Settings, service: JobService, results: OutboxReader) -> dict[str, Builder]:
+def front_end_builders(
+    settings: Settings, service: JobService, results: OutboxReader, presses: Presses
+) -> dict[str, Builder]:
     """What makes each front end that is switched on; only those are ever imported."""
 
     def mqtt() -> FrontEnd:
-        from .frontends.mqtt import MqttFrontend
+        from .frontends.mqtt import MqttFrontend, Surroundings
 
         reader = picture_reader(service, settings.mqtt)
+        around = Surroundings(settings.styles, tuple(button.pin for button in settings.buttons), presses)
         return MqttFrontend(
             settings.mqtt,
             settings.node.name,
@@ -210,13 +215,14 @@ def front_end_builders(settings: Settings, service: JobService, results: OutboxR
             reader,
             results,
             cpu_temperature,
+            around,
             read_stored=WorkflowFolder(workflow_dir(settings)).read,
         )
 
     def buttons() -> FrontEnd:
         from .frontends.buttons import ButtonFrontend
 
-        return ButtonFrontend(settings.buttons, service, run_dir=run_dir(settings.node))
+        return ButtonFrontend(settings.buttons, service, run_dir=run_dir(settings.node), presses=presses)
 
     wanted = {"mqtt": (settings.mqtt.enabled, mqtt), "buttons": (bool(settings.buttons), buttons)}
     return {name: build for name, (is_on, build) in wanted.items() if is_on}

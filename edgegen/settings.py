@@ -28,6 +28,7 @@ SAMPLERS = (
     "ipndm",
 )
 SCHEDULES = ("normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta")
+NO_STYLE = "No style"  # the choice that changes nothing
 GpioPin = Annotated[int, Field(ge=0, le=27)]
 
 
@@ -64,10 +65,11 @@ class EngineSettings(Section):
     provider: Literal["auto", "cpu", "openvino"] = Field(
         "auto", description="Execution provider; auto takes OpenVINO on an Intel chip when it is installed."
     )
-    memory: Literal["auto", "full", "mapped", "low"] = Field(
+    memory: Literal["auto", "full", "mapped", "low", "tiled"] = Field(
         "auto",
         description="Memory mode of the CPU provider; auto takes the fastest that fits into what is free. "
-        "mapped and low leave the weights in their files; low also holds one graph at a time.",
+        "mapped and low leave the weights in their files; low also holds one graph at a time; tiled, for "
+        "decoders that need the most, also decodes in tiles, which changes the picture a little.",
     )
     threads: int = Field(0, ge=0, le=256, description="Threads for ONNX Runtime; 0: one per usable core.")
     step_timeout_s: float = Field(
@@ -247,6 +249,14 @@ class ButtonSettings(Section):
     pack: str | None = Field(None, description="Pack for this button's jobs; empty: engine.pack.")
 
 
+class StyleSettings(Section):
+    """A style to choose in Home Assistant."""
+
+    name: str = Field(min_length=1, max_length=40, description="What it is called; each name only once.")
+    suffix: str = Field("", max_length=1000, description="Words added to the prompt, behind a comma.")
+    negative_prompt: str = Field("", max_length=1000, description="What its pictures should not show.")
+
+
 class Settings(Section):
     """The whole configuration file."""
 
@@ -261,3 +271,4 @@ class Settings(Section):
     workflow: WorkflowSettings = WorkflowSettings()
     mqtt: MqttSettings = MqttSettings()
     buttons: tuple[ButtonSettings, ...] = Field((), description="One [[buttons]] table per GPIO button.")
+    styles: tuple[StyleSettings, ...] = Field((), description="One [[styles]] table per style.")

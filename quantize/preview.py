@@ -15,7 +15,7 @@ from edgegen.diffusion.preview import fit_factors
 from edgegen.pack import LatentRgb, Pack, write_manifest
 
 from .prompts import calibration_prompts
-from .runner import Feeds, Recipe, Runner, open_session
+from .runner import DRAWING_ROLES, Feeds, Recipe, Runner, open_session
 
 PICTURES = 24
 SEED = 700_000
@@ -35,9 +35,8 @@ def fit_latent_rgb(decoder: Path, records: Iterable[Feeds], latent_scale: float)
 def measure_pack(pack: Pack, prompts: Iterable[str]) -> LatentRgb | None:
     """The factors of a finished pack: one picture a prompt is drawn with it."""
     fed: list[Feeds] = []
-    roles = ("text_encoder", "unet", "vae_decoder")
     runner = Runner(
-        {role: pack.graph(role) for role in roles},
+        {role: pack.graph(role) for role in pack.manifest.graphs if role in DRAWING_ROLES},
         Recipe.of_pack(pack),
         observer=lambda role, feeds: fed.append(feeds) if role == "vae_decoder" else None,
     )

@@ -43,8 +43,8 @@ MAX_SEED = 2**63 - 1
 @click.option("--provider", metavar="NAME", help="cpu, openvino or auto. Default: engine.provider.")
 @click.option(
     "--memory",
-    type=click.Choice(["auto", "full", "mapped", "low"]),
-    help="How to spend memory: low needs least. Default: engine.memory.",
+    type=click.Choice(["auto", "full", "mapped", "low", "tiled"]),
+    help="How to spend memory: low needs least for the same picture. Default: engine.memory.",
 )
 @click.option("--threads", type=click.IntRange(0, 256), metavar="N", help="0: one per usable core.")
 @click.option(

@@ -12,6 +12,7 @@ from edgegen.errors import ConfigError, EdgegenError
 
 from .access import JobAccess, active_states
 from .app import App, pass_app
+from .complete import active_jobs
 from .output import (
     coloured,
     columns,
@@ -228,7 +229,7 @@ def tell_queued(access: JobAccess, job: dict[str, Any], as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("ids", nargs=-1, metavar="ID...")
+@click.argument("ids", nargs=-1, metavar="ID...", shell_complete=active_jobs)
 @click.option("--all", "everything", is_flag=True, help="Cancel every job that runs or waits.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_app

@@ -243,7 +243,7 @@ def cost_of(app: App, bench: Workbench, checked: CheckedWorkflow, measure: bool)
     if measure and runs is not None:
         pace |= estimate.measure(bench, runs)
     seconds = estimate.estimate_seconds(runs, bench.provider_name(), pace)
-    memory_mb, mode = estimate.peak_memory(bench, packs_of(bench, checked))
+    memory_mb, mode = estimate.peak_memory(bench, packs_of(bench, checked), runs)
     return {
         "seconds": None if seconds.seconds is None else round(seconds.seconds, 2),
         "seconds_note": seconds.note,
@@ -275,7 +275,7 @@ def tell(verdict: dict[str, Any]) -> None:
     else:
         say(f"seconds: about {verdict['seconds']:.3g}, {verdict['seconds_note']}")
     if verdict["peak_memory_mb"]:
-        say(f"memory: about {verdict['peak_memory_mb']} MB at the pack's own size, {verdict['memory_note']}")
+        say(f"memory: about {verdict['peak_memory_mb']} MB, {verdict['memory_note']}")
     else:
         say(f"memory: {verdict['memory_note']}")
     if verdict["unused"]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,12 @@ from ..errors import BadRequest, OutOfMemory
 from ..pack import Pack
 from ..workflow import CheckedNode, CheckedWorkflow, Link
 from .graphtimes import Pace, pace_key
-from .memorychoice import PROCESS_MB, MemoryNeeds, memory_needs
+from .memorychoice import PROCESS_MB, memory_needs
 from .nodes import LOADER, NODES
 from .nodes.images import picture_size
 from .workbench import Workbench
 
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 Size = tuple[int, int, int]  # width and height in pixels, pictures
 
 
@@ -78,33 +78,49 @@ def measure(bench: Workbench, runs: Mapping[GraphRuns, int]) -> Pace:
         channels = stages.pack.manifest.latent_channels
         height, _, width = run.size.partition("x")
         for _ in range(2):
-            if run.role == "text_encoder":
-                stages.forget_words()
+            if run.role in TEXT_ENCODERS:
+                stages.words.forget()
                 stages.encode("")
             elif run.role == "vae_encoder":
                 stages.encode_picture(np.zeros((1, 3, int(height), int(width)), np.float32))
             else:
                 latents = np.zeros((1, channels, int(height), int(width)), np.float32)
-                unet = partial(stages.unet, timestep=1.0, encoding=stages.encode(""))
-                (unet if run.role == "unet" else stages.decode)(latents)
+                if run.role == "unet":
+                    stages.unet(latents, 1.0, stages.encode(""))
+                else:
+                    stages.decode(latents)
     return bench.pace()
 
 
-def peak_memory(bench: Workbench, packs: Mapping[str, Pack]) -> tuple[int | None, str]:
+def peak_memory(
+    bench: Workbench, packs: Mapping[str, Pack], runs: Mapping[GraphRuns, int] | None
+) -> tuple[int | None, str]:
     """MB of the whole process, and in which memory mode; (None, why) when it does not fit.
 
-    All packs of a workflow stay loaded at once. Needs are those of the packs' own sizes.
+    All packs of a workflow stay loaded at once. Of an unknown size the packs' own is taken.
     """
     total, modes = 0, set()
     for pack in {pack.name: pack for pack in packs.values()}.values():
+        size = _largest(pack, runs)
         try:
-            mode = bench.memory_of(pack).mode.name
+            mode = bench.memory_of(pack, size).mode.name
         except OutOfMemory as err:
             return None, str(err)
-        needs: MemoryNeeds = memory_needs(pack.manifest)
-        total += max(needs.mb[mode] - (PROCESS_MB if total else 0), 0)
+        needs = memory_needs(pack.manifest, size)
+        mb = needs.mb.get(mode, needs.mb[needs.least])
+        total += max(mb - (PROCESS_MB if total else 0), 0)
         modes.add(f"in memory mode {mode}")
     return total or None, " and ".join(sorted(modes))
+
+
+def _largest(pack: Pack, runs: Mapping[GraphRuns, int] | None) -> tuple[int, int] | None:
+    """Width and height in pixels of the largest latents that the pack's denoiser sees."""
+    sizes = [run.size for run in runs or () if run.pack == pack.name and run.role == "unet"]
+    if not sizes:
+        return None
+    height, _, width = max(sizes, key=_pixels).partition("x")
+    side = pack.manifest.latent_downscale
+    return int(width) * side, int(height) * side
 
 
 def _seconds_a_run(run: GraphRuns, provider: str, pace: Pace) -> tuple[float | None, bool]:
@@ -149,7 +165,9 @@ def _runs_of(
 ) -> Iterator[tuple[GraphRuns | None, int]]:
     """(graph, times); (None, 0) for one of unknown size."""
     if node.class_type.startswith("CLIPTextEncode") and (pack := _pack(bench, checked, node, "clip")):
-        yield GraphRuns(pack.name, "text_encoder", ""), 1
+        yield from (
+            (GraphRuns(pack.name, role, ""), 1) for role in TEXT_ENCODERS if role in pack.manifest.graphs
+        )
     for link, source, role in (
         ("model", "latent_image", "unet"),
         ("vae", "samples", "vae_decoder"),
@@ -159,18 +177,18 @@ def _runs_of(
         if pack is None or not isinstance(feed, Link):
             continue
         size = sizes.get(feed.node)
-        if size is None:
-            yield None, 0
+        if size is None or (role == "unet" and "sampler_name" not in node.inputs):
+            yield None, 0  # steps that other nodes make up
             return
         side = pack.manifest.latent_downscale
         width, height = size[0] // side, size[1] // side
         if role == "vae_encoder":  # what is over a multiple is cut off
             width, height = width * side, height * side
-        times = _looks(checked, node) if role == "unet" else 1
+        times = _looks(checked, node, pack) if role == "unet" else 1
         yield GraphRuns(pack.name, role, f"{height}x{width}"), times * size[2]
 
 
-def _looks(checked: CheckedWorkflow, node: CheckedNode) -> int:
+def _looks(checked: CheckedWorkflow, node: CheckedNode, pack: Pack) -> int:
     """How often a sampler asks the denoiser about one picture."""
     values = {name: value for name, value in node.inputs.items() if not isinstance(value, Link)}
     steps = NODES[node.class_type].planned_steps(values)
@@ -180,7 +198,8 @@ def _looks(checked: CheckedWorkflow, node: CheckedNode) -> int:
     looks = 2 * steps - 1 if twice else steps  # the last step goes to zero noise in one look
     positive = _conditionings(checked, node.inputs.get("positive"))
     negative = _conditionings(checked, node.inputs.get("negative"))
-    return looks * (positive + (negative if values.get("cfg") != 1 else 0))
+    one_pass = values.get("cfg") == 1 or pack.manifest.guidance_embedding_dim
+    return looks * (positive + (0 if one_pass else negative))
 
 
 def _conditionings(checked: CheckedWorkflow, value: Any) -> int:

@@ -61,6 +61,7 @@ def describe(picture: Picture) -> dict[str, Any]:
         "pack": picture.pack_name,
         "provider": picture.provider,
         "seconds": round(picture.seconds, 3),
+        **({"decoding": picture.decoding} if picture.decoding else {}),
         "version": __version__,
     }
 

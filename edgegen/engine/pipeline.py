@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -16,10 +17,12 @@ from ..diffusion.sampler import SamplerState, SamplerStep
 from ..diffusion.schedulers import make_scheduler
 from ..errors import BadRequest, EngineError, OutOfMemory, Problem
 from ..pack import Pack
-from .memorychoice import MemoryChoice, memory_for
+from .memorychoice import MemoryChoice, memory_for, memory_for_any
 from .providers import ProviderChoice, choose_provider
 from .request import GenerationSettings, noise_schedule, resolve_settings
 from .stages import Stages
+
+log = logging.getLogger(__name__)
 
 __all__ = ["GenerationSettings", "Picture", "Progress", "TextToImage", "resolve_settings"]
 
@@ -49,6 +52,7 @@ class Picture:
         pixels: (height, width, 3) uint8.
         seconds: from the first `next` to the last, loading and the caller's pauses included.
         provider: `cpu` or `openvino`.
+        decoding: the tiles it was decoded in, where that changes it; else empty.
     """
 
     pixels: np.ndarray
@@ -56,6 +60,7 @@ class Picture:
     seconds: float
     provider: str
     pack_name: str
+    decoding: str = ""
 
 
 class TextToImage:
@@ -64,7 +69,7 @@ class TextToImage:
     Args:
         provider: `auto`, `cpu`, `openvino`, or a choice already made.
         threads: for ONNX Runtime; 0: one per usable core.
-        memory: `auto`, `full`, `mapped`, `low`, or a choice already made.
+        memory: `auto`, a mode's name, or a choice already made. `auto` looks again when the size changes.
         batch_guidance: run guidance's two passes as one batch of 2: more memory, on few cores no faster.
     Raises:
         ProviderError: the provider asked for cannot run here.
@@ -82,10 +87,13 @@ class TextToImage:
     ):
         self.pack = pack
         self.provider = choose_provider(provider) if isinstance(provider, str) else provider
-        self.memory = memory_for(pack.manifest, self.provider, memory) if isinstance(memory, str) else memory
+        self._fits_sizes = memory == "auto"
+        known = memory_for_any(pack.manifest, self.provider, memory) if isinstance(memory, str) else memory
+        self.memory = known
         self.stages = Stages(pack, self.provider, threads, self.memory.mode)
         self.sessions = self.stages.sessions
         self._batch_guidance = batch_guidance
+        self._fitted = (0, 0)
 
     def generate(
         self, settings: GenerationSettings, resume: SamplerState | None = None
@@ -101,21 +109,34 @@ class TextToImage:
         """
         began = time.monotonic()
         self.check_prompts(settings)
+        self._fit(settings.width, settings.height)
         try:
             latents = yield from self._denoise(settings, resume)
             pixels = self._decode(latents)
         except MemoryError as err:
             raise OutOfMemory(self._memory_advice(settings)) from err
         seconds = time.monotonic() - began
-        yield Picture(pixels, settings, seconds, self.provider.name, self.pack.name)
+        decoding = self.stages.decoding
+        told = str(decoding) if decoding.tile else ""
+        yield Picture(pixels, settings, seconds, self.provider.name, self.pack.name, told)
 
     def check_prompts(self, settings: GenerationSettings) -> None:
         """Raises BadRequest when a prompt has more tokens than the pack reads, or weights beyond all sense;
         none is ever cut silently."""
         texts = {"prompt": settings.prompt, "negative_prompt": settings.negative_prompt}
-        found = {field: self.stages.prompt_problem(text) for field, text in texts.items()}
+        found = {field: self.stages.words.problem(text) for field, text in texts.items()}
         if problems := [Problem(field, texts[field], message) for field, message in found.items() if message]:
             raise BadRequest(problems)
+
+    def _fit(self, width: int, height: int) -> None:
+        """In mode `auto`: the mode for this size. Raises OutOfMemory with figures when none fits."""
+        if not self._fits_sizes or (width, height) == self._fitted:
+            return
+        choice = memory_for(self.pack.manifest, self.provider, "auto", (width, height))
+        if choice.mode != self.memory.mode:
+            log.info("memory mode %s for %dx%d: %s", choice.mode.name, width, height, choice.reason)
+        self.memory, self._fitted = choice, (width, height)
+        self.stages.use(choice.mode)
 
     def close(self) -> None:
         """Free graphs and encodings; safe to call twice. The next `generate` loads again."""
@@ -146,10 +167,10 @@ class TextToImage:
         rng = NoiseSource(settings.seed)
         latents = resume.latents if resume else rng.normal(shape) * np.float32(scheduler.init_noise_sigma)
         yield Progress(resume.index if resume else 0, len(scheduler.timesteps), latents, None)
-        guided = settings.guidance != 1
-        conditioning = [self.stages.encode(settings.prompt)]
-        unconditional = [self.stages.encode(settings.negative_prompt)] if guided else None
-        pair = self.stages.predict_pair if guided and self._batch_guidance else None
+        conditioning, unconditional = self.stages.encode_prompts(
+            settings.prompt, settings.negative_prompt, settings.guidance
+        )
+        pair = self.stages.predict_pair if unconditional and self._batch_guidance else None
         steps = self.stages.denoise(
             scheduler, latents, conditioning, unconditional, settings.guidance, rng, pair, resume
         )

@@ -74,9 +74,10 @@ class Workbench:
             self._stages[pack.name] = Stages(pack, self._chosen(), self._threads, memory.mode)
         return self._stages[pack.name]
 
-    def memory_of(self, pack: Pack) -> MemoryChoice:
-        """The memory mode that its stages would get now. Raises ProviderError, OutOfMemory."""
-        return memory_for(pack.manifest, self._chosen(), self._memory)
+    def memory_of(self, pack: Pack, size: tuple[int, int] | None = None) -> MemoryChoice:
+        """The memory mode that its stages would get now, for pictures of that size in pixels (None: the
+        pack's own). Raises ProviderError, OutOfMemory."""
+        return memory_for(pack.manifest, self._chosen(), self._memory, size)
 
     def pace(self) -> Pace:
         """How long the graphs of all packs that are loaded took."""

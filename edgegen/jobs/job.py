@@ -199,7 +199,7 @@ def _checks(limits: LimitSettings) -> dict[str, _Check]:
         "negative_prompt": lambda value: _check_text(value, limits.prompt_chars),
         "seed": lambda value: _check_integer(value, 0, MAX_SEED),
         "steps": lambda value: _check_integer(value, 1, limits.steps),
-        "guidance": lambda value: _check_number(value, 1, limits.guidance),
+        "guidance": lambda value: _check_guidance(value, limits.guidance),
         "width": lambda value: _check_integer(value, MIN_SIDE, limits.side),
         "height": lambda value: _check_integer(value, MIN_SIDE, limits.side),
         "sampler": lambda value: _check_name(value, SAMPLERS, "sampler"),
@@ -255,6 +255,12 @@ def _check_number(value: Any, low: float, high: float) -> str | None:
     if finite and low <= value <= high:
         return None
     return f"{shorten(value)} is not allowed: {low:g} to {high:.15g}"
+
+
+def _check_guidance(value: Any, high: float) -> str | None:
+    """0 is how the cards of distilled models say: none, as 1."""
+    is_none = not isinstance(value, bool) and value == 0
+    return None if is_none else _check_number(value, 1, high)
 
 
 def _check_name(value: Any, known: tuple[str, ...], kind: str) -> str | None:

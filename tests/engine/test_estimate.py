@@ -20,6 +20,7 @@ from edgegen.engine.estimate import (
 )
 from edgegen.engine.executor import Executor
 from edgegen.engine.graphtimes import GraphTimes
+from edgegen.engine.memorychoice import memory_needs
 from edgegen.engine.nodes import check_for, packs_of
 from edgegen.engine.session import GraphSession
 from edgegen.engine.workbench import Workbench
@@ -115,8 +116,12 @@ def test_measuring_makes_everything_known(bench) -> None:
 
 
 def test_memory_is_that_of_the_mode_the_pack_would_get(bench) -> None:
-    packs = packs_of(bench, check(bench, text_to_image_graph()))
-    assert peak_memory(bench, packs) == (packs["tiny"].manifest.min_ram_mb, "in memory mode full")
+    checked = check(bench, text_to_image_graph())
+    packs = packs_of(bench, checked)
+    need = memory_needs(packs["tiny"].manifest, (64, 64)).mb["full"]
+    assert peak_memory(bench, packs, graph_runs(bench, checked)) == (need, "in memory mode full")
+    own = packs["tiny"].manifest.min_ram_mb
+    assert peak_memory(bench, packs, None) == (own, "in memory mode full")
 
 
 def test_a_first_run_counts_only_while_it_is_the_only_one() -> None:

@@ -54,6 +54,12 @@ def test_every_field_of_the_contract():
     assert isinstance(request.guidance, float)
 
 
+def test_guidance_0_says_none():
+    assert parse('{"prompt": "x", "guidance": 0}').guidance == 0.0
+    for wrong in ("false", "0.5", "-0.5"):
+        assert "guidance" in problems(f'{{"prompt": "x", "guidance": {wrong}}}')
+
+
 def test_null_means_the_default():
     assert parse('{"prompt": "x", "seed": null, "id": null}') == JobRequest("ours", "x", source="mqtt")
 

@@ -40,7 +40,7 @@ class Shown:
 
 
 class Node:
-    """One class of nodes. MODEL, CLIP and VAE are a `Stages`; CONDITIONING is a list of encodings;
+    """One class of nodes. MODEL, CLIP and VAE are a `Stages`; CONDITIONING is a `Conditioning`;
     IMAGE is (b, 3, h, w) float32, -1 black to 1 white; MASK is (b, h, w) float32, 0 to 1.
 
     Attributes:

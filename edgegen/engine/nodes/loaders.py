@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,10 @@ from ...diffusion.prompt import clean_prompt
 from ...errors import PackError
 from ...workflow.bounds import bound_problems
 from ...workflow.declare import CLIP, COMBO, CONDITIONING, FLOAT, INT, MODEL, STRING, VAE, Input
+from ..conditioning import Conditioning, Encoding
 from ..stages import Stages
 from ..workbench import Workbench
 from .base import Node, refuse
-
-Encodings = list[np.ndarray]
 
 
 class CheckpointLoaderSimple(Node):
@@ -68,7 +68,7 @@ class CLIPTextEncode(Node):
 
     def run(self, bench: Workbench, text: str, clip: Stages) -> tuple[Any, ...]:
         text = clean_prompt(text)
-        if problem := clip.prompt_problem(text):
+        if problem := clip.words.problem(text):
             raise refuse("text", text, problem)
         return ([clip.encode(text)],)
 
@@ -79,7 +79,9 @@ class ConditioningCombine(Node):
     INPUTS = {"conditioning_1": Input(CONDITIONING), "conditioning_2": Input(CONDITIONING)}
     OUTPUTS = (CONDITIONING,)
 
-    def run(self, bench: Workbench, conditioning_1: Encodings, conditioning_2: Encodings) -> tuple[Any, ...]:
+    def run(
+        self, bench: Workbench, conditioning_1: Conditioning, conditioning_2: Conditioning
+    ) -> tuple[Any, ...]:
         return ([*conditioning_1, *conditioning_2],)
 
 
@@ -90,9 +92,10 @@ class ConditioningConcat(Node):
     OUTPUTS = (CONDITIONING,)
 
     def run(
-        self, bench: Workbench, conditioning_to: Encodings, conditioning_from: Encodings
+        self, bench: Workbench, conditioning_to: Conditioning, conditioning_from: Conditioning
     ) -> tuple[Any, ...]:
-        return ([np.concatenate([to, conditioning_from[0]], axis=1) for to in conditioning_to],)
+        after = conditioning_from[0].hidden
+        return ([replace(to, hidden=np.concatenate([to.hidden, after], axis=1)) for to in conditioning_to],)
 
 
 class ConditioningAverage(Node):
@@ -108,12 +111,12 @@ class ConditioningAverage(Node):
     def run(
         self,
         bench: Workbench,
-        conditioning_to: Encodings,
-        conditioning_from: Encodings,
+        conditioning_to: Conditioning,
+        conditioning_from: Conditioning,
         conditioning_to_strength: float,
     ) -> tuple[Any, ...]:
         part = np.float32(conditioning_to_strength)
-        return ([to * part + _as_long(conditioning_from[0], to) * (1 - part) for to in conditioning_to],)
+        return ([_between(to, conditioning_from[0], part) for to in conditioning_to],)
 
 
 class ConditioningZeroOut(Node):
@@ -122,11 +125,19 @@ class ConditioningZeroOut(Node):
     INPUTS = {"conditioning": Input(CONDITIONING)}
     OUTPUTS = (CONDITIONING,)
 
-    def run(self, bench: Workbench, conditioning: Encodings) -> tuple[Any, ...]:
-        return ([np.zeros_like(encoding) for encoding in conditioning],)
+    def run(self, bench: Workbench, conditioning: Conditioning) -> tuple[Any, ...]:
+        return ([encoding.zeroed() for encoding in conditioning],)
 
 
-def _as_long(encoding: np.ndarray, other: np.ndarray) -> np.ndarray:
+def _between(to: Encoding, other: Encoding, part: np.float32) -> Encoding:
+    hidden = to.hidden * part + _as_long(other.hidden, to.hidden) * (1 - part)
+    pooled = other.pooled if to.pooled is None else to.pooled
+    if to.pooled is not None and other.pooled is not None:
+        pooled = to.pooled * part + other.pooled * (1 - part)
+    return replace(to, hidden=hidden, pooled=pooled)
+
+
+def _as_long(hidden: np.ndarray, other: np.ndarray) -> np.ndarray:
     tokens = other.shape[1]
-    missing = max(tokens - encoding.shape[1], 0)
-    return np.pad(encoding[:, :tokens], ((0, 0), (0, missing), (0, 0)))
+    missing = max(tokens - hidden.shape[1], 0)
+    return np.pad(hidden[:, :tokens], ((0, 0), (0, missing), (0, 0)))

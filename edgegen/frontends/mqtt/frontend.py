@@ -19,7 +19,7 @@ from ...settings import LimitSettings, MqttSettings
 from . import messages
 from .connection import Connection
 from .courier import Courier
-from .home import Home
+from .home import ALONE, Home, Surroundings
 from .messages import JSON, Command, Outgoing
 from .outbox import Outbox
 from .throttle import ProgressThrottle
@@ -38,6 +38,7 @@ class MqttFrontend:
         read_picture: a done job's picture as it should be published; None when it is gone.
         results: the ends of jobs that the broker must hear of.
         read_temperature: the CPU's, in °C; None where the machine does not tell.
+        around: styles and buttons, for Home Assistant.
         read_stored: the bytes of a stored workflow, by its name.
     Raises:
         ConfigError: the password or CA file cannot be read.
@@ -52,6 +53,7 @@ class MqttFrontend:
         read_picture: Callable[[Job], bytes | None],
         results: OutboxReader,
         read_temperature: Callable[[], float | None] = lambda: None,
+        around: Surroundings = ALONE,
         now: Callable[[], float] = time.time,
         redelivery_delay_s: float = REDELIVERY_DELAY_S,
         rng: random.Random | None = None,
@@ -79,6 +81,7 @@ class MqttFrontend:
             self._outbox.put,
             lambda: self._outbox.put(self._availability("online")),
             read_temperature,
+            around,
         )
         # What was switched off is handled too: a session of ours may still hold messages of it.
         home = self._home.handlers if self._home.is_on else {}

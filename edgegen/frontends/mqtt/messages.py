@@ -44,6 +44,7 @@ class Outgoing:
         qos: 1 is kept until the broker has it; 0 is dropped while the broker is away.
         is_intermediate: a later message about the same job says more; the first to go when too many wait.
         expires: a status that nobody fetched for `mqtt.status_expiry_s` is not worth delivering.
+        is_event: each one counts, so a later one on its topic does not take its place.
         on_sent: called once when the broker has acknowledged it, or it was found that it cannot be sent.
     """
 
@@ -55,13 +56,14 @@ class Outgoing:
     correlation: bytes | None = None
     is_intermediate: bool = False
     expires: bool = False
+    is_event: bool = False
     on_sent: Callable[[], object] | None = None
 
     @property
     def slot(self) -> str | None:
         """Of waiting messages with the same slot only the newest is worth sending."""
-        if self.on_sent is not None:
-            return None  # somebody waits for this very one
+        if self.on_sent is not None or self.is_event:
+            return None  # this very one is wanted
         return self.topic if self.retain or self.qos == 0 else None
 
 
