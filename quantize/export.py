@@ -29,6 +29,7 @@ from edgegen.errors import EdgegenError
 
 from . import source as sources
 from .attention import ONE_NODE, use_one_node_attention
+from .feedforward import split_gates
 from .graphs import annotate_types, load_graph, save_graph
 from .metrics import relative_error
 from .source import Source
@@ -133,6 +134,7 @@ def unet_spec(source: Source) -> GraphSpec:
     """
     model = sources.load_unet(source)
     use_one_node_attention(model)
+    split_gates(model)
     width = int(source.configs["text_encoder"]["hidden_size"])
     step = 2 ** (len(model.config.block_out_channels) - 1)
 
