@@ -23,7 +23,7 @@ from edgegen.errors import StorageError
 from edgegen.pack import GraphEntry, Manifest, TokenizerEntry, file_entry, write_manifest
 
 from . import evaluate as ev
-from .calibrate import Recorder, record_runs
+from .calibrate import Recorder, Records, observations, record_runs
 from .convert import Int8Converter, Int8Options
 from .defaults import PackDefaults, default_settings, default_sizes, pack_name, read_defaults
 from .export import ROLES, export
@@ -145,13 +145,13 @@ class _Builder:
             onnx.checker.check_model(str(self.graphs[role]))
 
     def _convert_int8(self) -> None:
-        recorder = self._record(
-            "calibration", self.options.calibration_prompts, self.options.seed, self.options.samples
-        )
+        recorded = self.stage / "calibration"
+        prompts, o = self.options.calibration_prompts, self.options
+        record_runs(self.float_graphs, self._recipe(), prompts, o.seed, recorded, o.samples)
         for role in self.roles:
-            records = recorder.records(role)
-            work = self.stage / "ranges" / role
-            converter = Int8Converter(self.float_graphs[role], records, self.options.int8, work, __version__)
+            records = Records.of(recorded, role)
+            seen = observations(recorded, role)
+            converter = Int8Converter(self.float_graphs[role], records, seen, o.int8, __version__)
             report = converter.convert(role, self.graphs[role])
             self.reports[role] = {"calibration_records": len(records), **report.as_json()}
             kept = f", {len(report.float_layers)} layers kept float" if report.float_layers else ""
@@ -161,13 +161,6 @@ class _Builder:
             self.say(f"quantized {role}: {report.sqnr_db:.1f} dB{missed}{kept}")
             del converter
             gc.collect()
-
-    def _record(self, label: str, prompts: Sequence[str], seed: int, limit: int) -> Recorder:
-        graphs = {role: self.float_graphs[role] for role in ROLES}
-        recipe = self._recipe()
-        return record_runs(
-            graphs, recipe, prompts, seed, self.stage / label, limit, encoder=self.options.with_encoder
-        )
 
     def _recipe(self) -> Recipe:
         return Recipe.of_manifest(self._manifest({}, 0, entries=False), self.pack / "tokenizer.json")
@@ -234,7 +227,7 @@ class _Builder:
     def _evaluated(self, manifest: Manifest) -> Manifest:
         """The manifest with its evaluation; the reference is this build's own float32 graphs."""
         prompts, recipe = self.options.evaluation_prompts, self._recipe()
-        recorder = Recorder(self.stage / "evaluation", EVALUATION_RECORDS)
+        recorder = Recorder(self.stage / "evaluation", EVALUATION_RECORDS, hold_out=False)
         references = {role: self.float_graphs[role] for role in ROLES}
         wanted = ev.make_pictures(
             Runner(references, recipe, observer=recorder), prompts, EVALUATION_SEED, "fp32"
@@ -246,7 +239,7 @@ class _Builder:
             ev.contact_sheet(wanted, got, self.options.sheet)
         cost = ev.measure_cost(self.pack, prompts[0])
         peaks = measure_ram(self.pack, prompts[0])
-        result = {**self._result(wanted, got, recorder, cost, recipe), "memory": peaks_as_json(peaks)}
+        result = {**self._result(wanted, got, cost, recipe), "memory": peaks_as_json(peaks)}
         found = {"evaluation": result, "min_ram_mb": math.ceil(cost.peak_mb), "ram_mb": ram_needs(peaks)}
         return Manifest.model_validate(manifest.model_copy(update=found))
 
@@ -254,16 +247,13 @@ class _Builder:
         self,
         wanted: Sequence[np.ndarray],
         got: Sequence[np.ndarray],
-        recorder: Recorder,
         cost: ev.Cost,
         recipe: Recipe,
     ) -> dict[str, Any]:
         graphs = {}
         for role in self.roles:
-            records = recorder.records(role)
-            drift = (
-                ev.graph_drift(self.float_graphs[role], self.graphs[role], records) if len(records) else None
-            )
+            records = Records.of(self.stage / "evaluation", role)
+            drift = ev.graph_drift(self.graphs[role], records) if len(records) else None
             size = sum(path.stat().st_size for path in self.graphs[role].parent.iterdir())
             graphs[role] = {
                 "bytes": size,

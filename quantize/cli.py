@@ -77,10 +77,10 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option(
     "--calibration",
-    type=click.Choice(["mse", "minmax", "percentile", "entropy"]),
+    type=click.Choice(["mse", "minmax", "percentile", "entropy", "auto"]),
     default="mse",
     show_default=True,
-    help="How activation ranges are chosen from what was recorded.",
+    help="How activation ranges are chosen from what was recorded; auto: try mse, minmax and percentile.",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 800_000), default=0, show_default=True, help="First calibration seed."

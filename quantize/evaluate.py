@@ -72,10 +72,10 @@ class Cost:
     peak_mb: int
 
 
-def graph_drift(reference: Path, graph: Path, records: Records) -> GraphDrift:
-    """Run both graphs on the same recorded inputs, one after the other."""
+def graph_drift(graph: Path, records: Records) -> GraphDrift:
+    """How far a graph is from what float gave for the same recorded inputs."""
     feeds = list(records)
-    wanted, got = first_outputs(reference, feeds), first_outputs(graph, feeds)
+    wanted, got = records.references(), first_outputs(graph, feeds)
     worst = max(relative_error(w, g) for w, g in zip(wanted, got, strict=True))
     timesteps = [float(feed["timestep"][0]) for feed in feeds if "timestep" in feed]
     overall = round(ratio_db(1.0, noise_ratio(wanted, got)), 2)

@@ -24,7 +24,7 @@ from edgegen.diffusion.tokenizer import ClipTokenizer
 from edgegen.pack import Manifest, Pack
 
 Feeds = dict[str, np.ndarray]
-Observer = Callable[[str, Feeds], None]  # (role, inputs), called before every run of a graph
+Observer = Callable[[str, Feeds, Feeds], None]  # (role, inputs, outputs) of every run of a graph
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Runner:
 
     Args:
         graphs: role -> .onnx, at least text_encoder, unet and vae_decoder.
-        observer: told the inputs of every run.
+        observer: told the inputs and outputs of every run.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class Runner:
         for step in sample(self._denoise, scheduler, latents, words, no_words, r.guidance, noise):
             latents = step.latents
         scaled = (latents / r.latent_scale).astype(np.float32)
-        return to_uint8(self._run("vae_decoder", {"latent_sample": scaled}))
+        return to_uint8(self.run("vae_decoder", {"latent_sample": scaled}))
 
     def _encode(self, text: str) -> np.ndarray:
-        return self._run("text_encoder", {"input_ids": self._tokenizer.encode(text)})
+        return self.run("text_encoder", {"input_ids": self._tokenizer.encode(text)})
 
     def _denoise(self, latents: np.ndarray, timestep: float, words: np.ndarray) -> np.ndarray:
         feeds = {
@@ -125,9 +125,13 @@ class Runner:
             "timestep": np.array([timestep], np.float32),
             "encoder_hidden_states": words,
         }
-        return self._run("unet", feeds)
+        return self.run("unet", feeds)
 
-    def _run(self, role: str, feeds: Feeds) -> np.ndarray:
+    def run(self, role: str, feeds: Feeds) -> np.ndarray:
+        """The first output of a graph."""
+        session = self._sessions[role]
+        outputs = session.run(None, feeds)
         if self._observer:
-            self._observer(role, feeds)
-        return self._sessions[role].run(None, feeds)[0]
+            names = (output.name for output in session.get_outputs())
+            self._observer(role, feeds, dict(zip(names, outputs, strict=True)))
+        return outputs[0]
