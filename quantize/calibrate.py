@@ -129,13 +129,18 @@ def record_runs(
     Args:
         graphs: float graphs; with a `vae_encoder` among them it is given the pictures.
         limit: records kept per graph.
-        advance: called after every picture.
+        advance: called after every run of the denoiser.
     """
     recorder = Recorder(folder, limit, seed)
-    runner = Runner({role: observed_graph(path) for role, path in graphs.items()}, recipe, observer=recorder)
+
+    def observe(role: str, feeds: Feeds, outputs: Feeds) -> None:
+        recorder(role, feeds, outputs)
+        if role == "unet":
+            advance()
+
+    runner = Runner({role: observed_graph(path) for role, path in graphs.items()}, recipe, observer=observe)
     for i, prompt in enumerate(prompts):
         pixels = runner.picture(prompt, seed + i)
         if "vae_encoder" in graphs:
             runner.run("vae_encoder", {"sample": to_model_input(pixels)})
-        advance()
     recorder.save()
