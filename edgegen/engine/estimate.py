@@ -15,7 +15,7 @@ from ..pack import Pack
 from ..workflow import CheckedNode, CheckedWorkflow, Link
 from .graphtimes import Pace, pace_key
 from .memorychoice import PROCESS_MB, memory_needs
-from .nodes import LOADER, NODES
+from .nodes import LOADERS, NODES
 from .nodes.images import picture_size
 from .workbench import Workbench
 
@@ -216,7 +216,7 @@ def _pack(bench: Workbench, checked: CheckedWorkflow, node: CheckedNode, name: s
     link = node.inputs.get(name)
     while isinstance(link, Link):
         source = checked.nodes[link.node]
-        if source.class_type == LOADER:
-            return bench.pack_for(source.inputs["ckpt_name"])
+        if source.class_type in LOADERS:
+            return bench.pack_for(source.inputs[LOADERS[source.class_type]])
         link = source.inputs.get(name)
     return None
