@@ -29,6 +29,7 @@ from .defaults import PackDefaults, default_settings, default_sizes, pack_name, 
 from .export import export
 from .fp16 import convert_fp16
 from .graphs import load_graph, save_graph
+from .onnximport import import_graph
 from .original import Hints
 from .ram import measure_ram, peaks_as_json, ram_needs
 from .rewrites import stamp
@@ -127,8 +128,7 @@ class _Builder:
 
     def build(self) -> Manifest:
         for role in self.roles:
-            error = export(self.source, role, self.float_graphs[role])
-            self.say(f"exported {role}: within {error:.1e} of torch")
+            self._make_float(role)
         self._convert()
         manifest = self._manifest({}, 0)
         if self.options.evaluate:
@@ -136,6 +136,14 @@ class _Builder:
             manifest = self._evaluated(manifest)
         write_manifest(self.pack, manifest)
         return manifest
+
+    def _make_float(self, role: str) -> None:
+        if self.source.layout == "onnx":
+            import_graph(self.source, role, self.float_graphs[role])
+            self.say(f"read {role} as it was exported")
+        else:
+            error = export(self.source, role, self.float_graphs[role])
+            self.say(f"exported {role}: within {error:.1e} of torch")
 
     def _convert(self) -> None:
         if self.options.precision == "int8":
