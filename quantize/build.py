@@ -28,6 +28,7 @@ from .defaults import PackDefaults, default_settings, default_sizes, pack_name, 
 from .export import export
 from .fp16 import convert_fp16
 from .graphs import graph_bytes, layers, load_graph, save_graph
+from .onnximport import import_graph
 from .original import Hints
 from .plan import Plan, make_plan
 from .preview import fit_latent_rgb
@@ -130,7 +131,7 @@ class _Builder:
         self.progress.begin("read source")
         self._digest = source_digest(self.source.folder)
         for role in self.roles:
-            self._export(role)
+            self._make_float(role)
         self.plan = plan = self._make_plan()
         self._convert(plan)
         self.is_cut = cut_decoder(self.graphs["vae_decoder"])
@@ -143,16 +144,22 @@ class _Builder:
         write_manifest(self.pack, manifest)
         return manifest
 
-    def _export(self, role: str) -> None:
+    def _make_float(self, role: str) -> None:
         graph = self.float_graphs[role]
         inputs = {"source": self._digest, "versions": _versions(), "role": role}
 
-        def make() -> float:
+        def make() -> float | None:
+            if self.source.layout == "onnx":
+                import_graph(self.source, role, graph)
+                self.say(f"read {role} as it was exported")
+                return None
             error = export(self.source, role, graph)
             self.say(f"exported {role}: within {error:.1e} of torch")
             return error
 
-        self.export_errors[role] = self.work.step(f"export {role}", inputs, [graph.parent], make)
+        error = self.work.step(f"export {role}", inputs, [graph.parent], make)
+        if error is not None:
+            self.export_errors[role] = error
 
     def _make_plan(self) -> Plan:
         sizes = {role: graph_bytes(path) for role, path in self.float_graphs.items()}

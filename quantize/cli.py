@@ -135,11 +135,12 @@ _FILE = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON, one object a line.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 def build(source: Path, output: Path, precision: str, target: str, **flags: Any) -> None:
-    """Build a pack from SOURCE: a diffusers folder, or one .safetensors file.
+    """Build a pack from SOURCE: a diffusers folder, one .safetensors file, or a folder of ONNX graphs.
 
     \b
     A folder holds text_encoder/, unet/, vae/, scheduler/ and tokenizer/ (SDXL also text_encoder_2/).
     A file is Stable Diffusion 1, 2 or XL whole, as trained; it needs --tokenizer FOLDER.
+    ONNX graphs lie as optimum exports them: unet/model.onnx and so on, scheduler/, tokenizer/.
     Pickles (.ckpt, .bin, .pt) run code when they are opened and are refused, whatever their name.
 
     pack_defaults.json in the folder (NAME.pack_defaults.json beside a file) may set name, title, defaults
