@@ -17,7 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from .errors import PackError, StorageError, UnknownPack
 
@@ -26,7 +36,7 @@ MANIFEST_NAME = "pack.json"
 MANIFEST_MAX_BYTES = 1 << 20
 REQUIRED_ROLES = ("text_encoder", "unet", "vae_decoder")
 # later than the format's first version
-OPTIONAL_FIELDS = ("ram_mb", "tokenizer_2", "guidance_embedding_dim", "extras")
+OPTIONAL_FIELDS = ("ram_mb", "latent_rgb", "tokenizer_2", "guidance_embedding_dim", "extras")
 
 Precision = Literal["fp32", "fp16", "int8"]
 Sampler = Literal[
@@ -161,6 +171,17 @@ class RamNeeds(_Part):
     growth: RamGrowth | None = None
 
 
+Rgb = Annotated[list[Annotated[float, Field(ge=-100, le=100)]], Field(min_length=3, max_length=3)]
+
+
+class LatentRgb(_Part):
+    """How much of red, green and blue each channel of the denoiser's latents is, for previews: latents @
+    factors + bias is a picture, -1 black to 1 white."""
+
+    factors: list[Rgb] = Field(min_length=1, max_length=512)
+    bias: Rgb
+
+
 class Manifest(_Part):
     """`pack.json`. Latents handed to the decoder are divided by `latent_scale`.
 
@@ -195,6 +216,7 @@ class Manifest(_Part):
     target: Literal["any", "x86-64", "arm64"] = "any"
     min_ram_mb: int = Field(0, ge=0, le=1 << 24)
     ram_mb: RamNeeds | None = None
+    latent_rgb: LatentRgb | None = None
     licence: str = Field(min_length=1, max_length=200)
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
     evaluation: dict[str, JsonValue] = Field(default_factory=dict)
@@ -205,6 +227,14 @@ class Manifest(_Part):
         if wrong := list(self._contradictions()):
             raise ValueError("; ".join(wrong))
         return self
+
+    @field_validator("latent_rgb")
+    @classmethod
+    def _one_factor_a_channel(cls, value: LatentRgb | None, info: ValidationInfo) -> LatentRgb | None:
+        channels = info.data.get("latent_channels")
+        if value and channels and len(value.factors) != channels:
+            raise ValueError(f"has {len(value.factors)} factors, not one for each of {channels} channels")
+        return value
 
     def _contradictions(self) -> Iterator[str]:
         if missing := [role for role in REQUIRED_ROLES if role not in self.graphs]:

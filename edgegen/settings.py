@@ -218,6 +218,11 @@ class MqttSettings(Section):
     fleet: bool = Field(
         False, description="Take a share of the jobs sent to <base>/fleet/generate, with other devices."
     )
+    previews: bool = Field(
+        False,
+        description="Publish how a picture looks while it is made, on job/<id>/preview: a small JPEG, at "
+        "most one a second, not retained.",
+    )
     status_expiry_s: int = Field(
         86_400,
         ge=0,

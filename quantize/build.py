@@ -30,6 +30,7 @@ from .defaults import PackDefaults, default_settings, default_sizes, pack_name, 
 from .export import export
 from .fp16 import convert_fp16
 from .graphs import load_graph, save_graph
+from .preview import fit_latent_rgb
 from .ram import measure_needs
 from .report.make import attach, empty_report, with_costs, with_pictures
 from .rewrites import stamp
@@ -268,6 +269,8 @@ class _Builder:
         needs, memory = measure_needs(self.pack, prompts[0])
         result = {**self._result(wanted, got, recorder, cost, recipe), "memory": memory}
         found = {"evaluation": result, "min_ram_mb": math.ceil(cost.peak_mb), "ram_mb": needs}
+        decoder, decoded = self.float_graphs["vae_decoder"], records["vae_decoder"]
+        found["latent_rgb"] = fit_latent_rgb(decoder, decoded, manifest.latent_scale)
         return Manifest.model_validate(manifest.model_copy(update=found))
 
     def _result(

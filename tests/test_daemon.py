@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from edgegen.daemon import FrontEnds
 from edgegen.errors import BadRequest
 from edgegen.jobs.job import Job, JobRequest, JobState
 from edgegen.jobs.link import FrontError, ShellLink
+from edgegen.jobs.pace import read_pace
 from edgegen.jobs.queue import JobQueue
 from edgegen.settings import Settings
 
@@ -223,6 +225,10 @@ def test_three_jobs_become_three_pictures(make_appliance):
             pixels.append(picture.tobytes())
     assert len(set(pixels)) == 1, "the same seed gives the same picture"
     assert [job.seed for job in done.values()] == [5, 5, 5]
+    with contextlib.closing(JobQueue(database_path(appliance.settings.node))) as queue:
+        assert {key.split("/")[2] for key in read_pace(queue.database)} == {
+            *("text_encoder", "unet", "vae_decoder")
+        }, "the device knows how fast it is"
     assert appliance.stop() == (0, "heavy: []\n"), appliance.log.read_text()
 
 
@@ -365,7 +371,7 @@ def test_a_picture_over_mqtt(make_appliance, broker, folder):
     client.connect("127.0.0.1", broker.port)
     client.subscribe("edgegen/#", 1)
     client.loop_start()
-    mqtt = {"enabled": True, "host": "127.0.0.1", "port": broker.port, "image_format": "webp"}
+    mqtt = {"enabled": True, "host": "127.0.0.1", "port": broker.port, "previews": True}
     appliance = make_appliance(
         engine=ENGINE,
         limits=LIMITS,
@@ -379,6 +385,8 @@ def test_a_picture_over_mqtt(make_appliance, broker, folder):
     eventually(lambda: "edgegen/kiosk/last/image" in got)
     with Image.open(io.BytesIO(got["edgegen/kiosk/last/image"])) as image:
         assert image.format == "WEBP"
+    with Image.open(io.BytesIO(got["edgegen/kiosk/job/a/preview"])) as image:
+        assert (image.format, max(image.size)) == ("JPEG", 64)
     assert appliance.stop() == (0, "heavy: []\n"), appliance.log.read_text()
     eventually(lambda: got["edgegen/kiosk/availability"] == b"offline")
     client.loop_stop()

@@ -53,12 +53,14 @@ sets_option = click.option(
 @workflow.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @sets_option
+@click.option("--measure", is_flag=True, help="Load the packs and run each graph, to tell the seconds now.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, errors as ComfyUI does.")
 @pass_app
-def check(app: App, file: Path, sets: tuple[str, ...], as_json: bool) -> int:
+def check(app: App, file: Path, sets: tuple[str, ...], measure: bool, as_json: bool) -> int:
     """Say whether the workflow in FILE can run here, without loading any weights; - reads stdin.
 
-    Every problem is told at once: node, class, input, value, what is allowed. Exit code 2: it cannot.
+    Every problem is told at once: node, class, input, value, what is allowed. Exit code 2: it cannot. If it
+    can: the memory it needs, and the seconds, from how fast earlier jobs of this device were.
 
     \b
     Examples:
@@ -75,7 +77,8 @@ def check(app: App, file: Path, sets: tuple[str, ...], as_json: bool) -> int:
             raise
         say_json({"ok": False, **err.response()})
         return BAD
-    verdict = verdict_on(bench, checked)
+    with closing(bench):
+        verdict = {**verdict_on(bench, checked), **cost_of(app, bench, checked, measure)}
     if as_json:
         say_json(verdict)
     else:
@@ -226,9 +229,40 @@ def verdict_on(bench: Workbench, checked: CheckedWorkflow) -> dict[str, Any]:
         "nodes": {name: classes.count(name) for name in sorted(set(classes))},
         "unused": checked.unused,
         "checkpoints": {name: pack.name for name, pack in packs.items()},
-        "peak_memory_mb": max((pack.manifest.min_ram_mb for pack in packs.values()), default=0) or None,
         "node_errors": {},
     }
+
+
+def cost_of(app: App, bench: Workbench, checked: CheckedWorkflow, measure: bool) -> dict[str, Any]:
+    """Seconds and memory on this device; None is unknown, and then a note says why."""
+    from edgegen.engine import estimate
+    from edgegen.engine.nodes import packs_of
+
+    runs = estimate.graph_runs(bench, checked)
+    pace = known_pace(app)
+    if measure and runs is not None:
+        pace |= estimate.measure(bench, runs)
+    seconds = estimate.estimate_seconds(runs, bench.provider_name(), pace)
+    memory_mb, mode = estimate.peak_memory(bench, packs_of(bench, checked), runs)
+    return {
+        "seconds": None if seconds.seconds is None else round(seconds.seconds, 2),
+        "seconds_note": seconds.note,
+        "peak_memory_mb": memory_mb,
+        "memory_note": mode,
+    }
+
+
+def known_pace(app: App) -> dict[str, float]:
+    """How fast this device was, as its jobs' database remembers it; looking never makes that file."""
+    from edgegen.config.files import database_path
+    from edgegen.jobs.database import Database
+    from edgegen.jobs.pace import read_pace
+
+    path = database_path(app.settings.node)
+    if not path.exists():
+        return {}
+    with closing(Database(path)) as database:
+        return read_pace(database)
 
 
 def tell(verdict: dict[str, Any]) -> None:
@@ -236,8 +270,14 @@ def tell(verdict: dict[str, Any]) -> None:
     say(f"ok: it can run here: {counted}")
     for checkpoint, pack in verdict["checkpoints"].items():
         say(f"checkpoint {printable(checkpoint)}: pack {pack}")
+    if verdict["seconds"] is None:
+        say(f"seconds: unknown; {printable(verdict['seconds_note'])}")
+    else:
+        say(f"seconds: about {verdict['seconds']:.3g}, {verdict['seconds_note']}")
     if verdict["peak_memory_mb"]:
-        say(f"memory: about {verdict['peak_memory_mb']} MB at the pack's own size")
+        say(f"memory: about {verdict['peak_memory_mb']} MB, {verdict['memory_note']}")
+    else:
+        say(f"memory: {verdict['memory_note']}")
     if verdict["unused"]:
         say("not run, for no output needs them: " + printable(", ".join(verdict["unused"])))
 

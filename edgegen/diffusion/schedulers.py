@@ -50,23 +50,27 @@ class Sampler:
         uses_noise: it adds fresh noise.
         spaced_as_dpm: diffusers spaces its levels over steps + 1 points and starts from unit variance.
         drops_penultimate: ComfyUI skips the last level before 0.
+        looks_twice: it asks the denoiser twice a step, but for the one to 0.
     """
 
     solve: Callable[[solvers.Step], solvers.Moved]
     uses_noise: bool = False
     spaced_as_dpm: bool = False
     drops_penultimate: bool = False
+    looks_twice: bool = False
 
 
 SCHEDULERS: dict[str, Sampler] = {
     "euler": Sampler(solvers.euler),
     "euler_ancestral": Sampler(solvers.euler_ancestral, uses_noise=True),
-    "heun": Sampler(solvers.heun),
-    "dpm_2": Sampler(solvers.dpm_2, drops_penultimate=True),
-    "dpm_2_ancestral": Sampler(solvers.dpm_2_ancestral, uses_noise=True, drops_penultimate=True),
+    "heun": Sampler(solvers.heun, looks_twice=True),
+    "dpm_2": Sampler(solvers.dpm_2, drops_penultimate=True, looks_twice=True),
+    "dpm_2_ancestral": Sampler(
+        solvers.dpm_2_ancestral, uses_noise=True, drops_penultimate=True, looks_twice=True
+    ),
     "lms": Sampler(multistep.lms),
-    "dpmpp_2s_ancestral": Sampler(solvers.dpmpp_2s_ancestral, uses_noise=True),
-    "dpmpp_sde": Sampler(solvers.dpmpp_sde, uses_noise=True),
+    "dpmpp_2s_ancestral": Sampler(solvers.dpmpp_2s_ancestral, uses_noise=True, looks_twice=True),
+    "dpmpp_sde": Sampler(solvers.dpmpp_sde, uses_noise=True, looks_twice=True),
     "dpmpp_2m": Sampler(multistep.dpmpp_2m, spaced_as_dpm=True),
     "dpmpp_2m_sde": Sampler(multistep.dpmpp_2m_sde, uses_noise=True, spaced_as_dpm=True),
     "ddim": Sampler(solvers.euler),  # on sigmas DDIM is an Euler step

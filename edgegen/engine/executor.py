@@ -14,6 +14,7 @@ import numpy as np
 
 from ..diffusion.sampler import SamplerState
 from ..errors import BadRequest, OutOfMemory
+from ..pack import Manifest
 from ..workflow import BadWorkflow, CheckedNode, CheckedWorkflow, Link, NodeProblem
 from .nodes import NODES, Shown
 from .stages import Stages
@@ -31,6 +32,7 @@ class NodeProgress:
         steps: 0 for nodes that make none.
         denoised: (b, c, h, w) float32, the picture's latents as predicted in this step; None before.
         all_done, all_steps: the same of all nodes of the run; those of nodes to come are as planned.
+        manifest: of the pack that samples; None for other nodes.
         key: what the node's result depends on, hashed. state: where it may go on from; None before.
     """
 
@@ -43,6 +45,7 @@ class NodeProgress:
     denoised: np.ndarray | None = None
     all_done: int = 0
     all_steps: int = 0
+    manifest: Manifest | None = None
     key: str = ""
     state: SamplerState | None = None
 
@@ -121,6 +124,8 @@ class Executor:
                     now = replace(
                         begun, step=step.index, steps=step.total, denoised=step.denoised, state=step.state
                     )
+                    if isinstance(stages := inputs.get("model"), Stages):
+                        now = replace(now, manifest=stages.pack.manifest)
                     yield tally.told(now)
         except StopIteration as done:
             outputs: tuple[Any, ...] = done.value

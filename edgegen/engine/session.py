@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import EngineError, OutOfMemory, ProviderError
 from ..pack import Pack
 from .freememory import own_anonymous_mb
+from .graphtimes import GraphTimes
 from .memory import FULL, MemoryMode, apply_mode, trim_malloc
 from .providers import ProviderChoice
 from .runtime import FATAL_ONLY, onnxruntime, usable_cores
@@ -29,6 +30,7 @@ DTYPES = {
     "tensor(int8)": np.int8,
     "tensor(bool)": np.bool_,
 }
+DECODER = "vae_decoder"
 _NO_MEMORY = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory", "cannot allocate memory")
 
 
@@ -40,7 +42,10 @@ class GraphSession:
         inputs: name -> (dtype, rank); outputs: names.
         properties: the graph's own metadata.
         runs: how often it ran.
+        times: told of every run; None: nobody is.
     """
+
+    times: GraphTimes | None = None
 
     def __init__(self, session: Any, name: str):
         self.name = name
@@ -63,11 +68,14 @@ class GraphSession:
             takes, given = (", ".join(sorted(names)) for names in (self.inputs, feeds))
             raise EngineError(f"graph {self.name} takes {takes}, but was given {given}")
         cast = {name: self._fitted(name, np.asarray(value)) for name, value in feeds.items()}
+        began = time.monotonic()
         try:
             values = self._session.run(None, cast)
         except Exception as err:
             raise _readable(f"graph {self.name} failed", err) from err
         self.runs += 1
+        if self.times is not None:
+            self.times.note(self.name, feeds, time.monotonic() - began)
         return dict(zip(self.outputs, values, strict=True))
 
     def output(
@@ -162,6 +170,9 @@ class SessionCache:
     """A pack's sessions: one per graph, loaded when first wanted, after its files' hashes were checked.
 
     In a memory mode that keeps no graphs, wanting one frees the others first.
+
+    Attributes:
+        times: how long the graphs took; whoever decodes notes that, for it may happen piece by piece.
     """
 
     def __init__(self, pack: Pack, choice: ProviderChoice, threads: int = 0, memory: MemoryMode = FULL):
@@ -170,6 +181,7 @@ class SessionCache:
         self._threads = threads
         self._memory = memory
         self._open: dict[str, GraphSession] = {}
+        self.times = GraphTimes()
 
     def use(self, memory: MemoryMode) -> None:
         """Load in another mode from now on; what is loaded in the old one is freed."""
@@ -200,6 +212,8 @@ class SessionCache:
         path = self._pack.verify_graph(role)
         size = sum(entry.bytes for entry in self._pack.manifest.graphs[role].files.values())
         session = open_session(path, self._choice, self._threads, role, self._memory.for_graph(size))
+        if role != DECODER:
+            session.times = self.times
         log.debug("graph %s loaded in %.2f s; %d MB held", role, time.monotonic() - began, own_anonymous_mb())
         return session
 

@@ -5,6 +5,7 @@ Text-to-image and the workflow nodes are both made of these.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from dataclasses import replace
 
@@ -20,9 +21,10 @@ from .areas import blended, has_areas, with_counterparts
 from .conditioning import Conditioning, Encoding, feeds_of
 from .decoding import WHOLE, decode, run_decoder
 from .feathering import decode_three_ways
+from .graphtimes import Pace
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
-from .session import SessionCache
+from .session import DECODER, SessionCache
 from .words import Words
 
 Prompts = tuple[Conditioning, Conditioning | None]
@@ -136,9 +138,11 @@ class Stages:
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """(1, c, h, w) of the autoencoder's latents -> (1, 3, height, width) float32, -1 black to 1 white."""
+        began = time.monotonic()
         sample, self.decoding = decode(
             self.sessions, latents, self.memory, self.pack.manifest.latent_downscale
         )
+        self.sessions.times.note(DECODER, {"latent_sample": latents}, time.monotonic() - began)
         return sample
 
     def decode_tiled(self, latents: np.ndarray, tile: int, overlap: int) -> np.ndarray:
@@ -152,6 +156,10 @@ class Stages:
 
         Raises PackError when the pack has no graph `vae_encoder`."""
         return self.sessions.get("vae_encoder").output({"sample": sample}, "latent_sample")
+
+    def pace(self) -> Pace:
+        """How long the graphs took so far, by pack, provider, role and size."""
+        return self.sessions.times.pace(self.pack.name, self.provider.name)
 
     def close(self) -> None:
         """Free graphs and encodings; safe to call twice. The next use loads again."""

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..diffusion.sampler import SamplerState
 from ..engine.checkpoint import Arrays, freeze, run_label, state_arrays, state_from, thaw
+from ..engine.graphtimes import Pace
 from ..engine.metadata import save_picture
 from ..engine.pipeline import GenerationSettings, Picture, TextToImage, resolve_settings
+from ..engine.preview import encode_preview
 from ..engine.request import random_seed
 from ..pack import Pack, find_pack
 from ..settings import EngineSettings, LimitSettings
@@ -29,11 +32,13 @@ class Step:
 
     Attributes:
         checkpoint: makes the bytes to go on from; None before any work.
+        preview: makes a small JPEG of how it looks now, or None where that cannot be told.
     """
 
     step: int
     steps: int
     checkpoint: Callable[[], bytes] | None = None
+    preview: Callable[[], bytes | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,13 @@ class Drawing:
 
     Attributes:
         others: pictures of the same job to be kept before it.
+        pace: how fast the graphs were, for estimates.
     """
 
     save: Callable[[Path], object]
     seed: int | None
     others: tuple[Callable[[Path], object], ...] = ()
+    pace: Pace = field(default_factory=dict)
 
 
 class Renderer(Protocol):
@@ -88,9 +95,10 @@ class PipelineRenderer:
         resume = _state_for(label, facts, arrays, request.id)
         for part in pipeline.generate(settings, resume):
             if isinstance(part, Picture):
-                yield _drawing(part)
+                yield replace(_drawing(part), pace=pipeline.stages.pace())
             else:
-                yield Step(part.step, part.steps, _checkpoint(part.state, label, settings.seed))
+                look = partial(encode_preview, part.denoised, pack.manifest)
+                yield Step(part.step, part.steps, _checkpoint(part.state, label, settings.seed), look)
 
     def unload(self) -> None:
         if self._pipeline is not None:

@@ -23,6 +23,7 @@ from .gallery import SUFFIXES, Gallery
 from .guards import Guard
 from .link import EngineLink
 from .outbox import result_outbox
+from .pace import remember_pace
 from .queue import JobQueue
 from .restore import restore_jobs
 from .sdnotify import SystemdNotifier
@@ -73,6 +74,8 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
         idle_unload_s=settings.engine.idle_unload_s,
         guard=Guard(settings.guards, wakeup.wait),
         checkpoints=checkpoints,
+        remember_pace=lambda pace: remember_pace(queue.database, pace),
+        previews=settings.mqtt.enabled and settings.mqtt.previews,
     )
     link.start()
     notifier.ready("idle")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ..engine.checkpoint import Arrays, freeze, run_label, state_arrays, state_f
 from ..engine.executor import Executor, NodePictures
 from ..engine.metadata import save_workflow_picture
 from ..engine.nodes import check_for, packs_of
+from ..engine.preview import encode_preview
 from ..engine.workbench import Workbench
 from ..errors import EngineError
 from ..settings import Settings
@@ -74,10 +76,11 @@ class WorkflowRenderer:
                 if item.state is not None:
                     states[item.key] = item.state
                 keep = partial(_checkpoint, label, dict(states)) if states else None
-                yield Step(item.all_done, item.all_steps, keep)
+                look = partial(encode_preview, item.denoised, item.manifest) if item.manifest else None
+                yield Step(item.all_done, item.all_steps, keep, look)
         told: dict[str, Any] = {"packs": packs, "provider": bench.provider_name(), "title": request.title}
         told |= {"seed": _seed_of(checked), "seconds": round(time.monotonic() - began, 3)}
-        yield _drawing(shown, checked, told)
+        yield replace(_drawing(shown, checked, told), pace=bench.pace())
 
     def unload(self) -> None:
         if self._executor is not None:

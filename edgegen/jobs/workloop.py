@@ -5,6 +5,7 @@ No job may end it, and it may end at any moment: the queue's file always knows w
 
 from __future__ import annotations
 
+import base64
 import logging
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from .wire import Message
 log = logging.getLogger(__name__)
 
 POLL_S = 5.0  # without a front that wakes us, for jobs that a shell put into the file
+PREVIEW_S = 1.0
 RETRY_S = 5.0  # after the disk refused
 MAX_REASON_CHARS = 2000  # a workflow may be wrong in hundreds of places
 
@@ -40,6 +42,8 @@ class Worker:
         send: tells the front; never fails.
         guard: may hold the job between two steps; None: it never pauses.
         checkpoints: where a job's steps are kept for a next attempt; None: nowhere.
+        remember_pace: keeps how fast the graphs were; None: nobody does.
+        previews: tell the front how the picture looks, at most once a second.
         make_publish_copy: bytes small enough to send of a picture file, and their suffix; None: no copies.
         wakeup: ends its idle wait. stop: ends its work, within one step. retire: ends it between two jobs.
     """
@@ -60,6 +64,8 @@ class Worker:
         poll_s: float = POLL_S,
         guard: Guard | None = None,
         checkpoints: Checkpoints | None = None,
+        previews: bool = False,
+        remember_pace: Callable[[dict[str, float]], object] | None = None,
     ):
         self._queue = queue
         self._gallery = gallery
@@ -74,6 +80,8 @@ class Worker:
         self._poll_s = poll_s
         self._guard = guard
         self._checkpoints = checkpoints
+        self._remember_pace = remember_pace
+        self._preview_at = float("-inf") if previews else float("inf")
 
     def run(self) -> None:
         """Returns when asked to stop."""
@@ -143,6 +151,8 @@ class Worker:
             self._gallery.store(job.id, save)
         path = self._gallery.store(job.id, drawing.save)
         self._write_publish_copy(path)
+        if self._remember_pace:
+            self._remember_pace(drawing.pace)
         seconds = time.monotonic() - began
         log.info("job %s: done in %.2f s: %s", job.id, seconds, path.name)
         return lambda: self._queue.finish(job, picture=path.name, seed=drawing.seed, seconds=seconds)
@@ -162,6 +172,7 @@ class Worker:
         self._send(step)
         self._notifier.alive()
         self._keep_step(job, part)
+        self._send_preview(job, part)
         if self._guard and part.step < part.steps:  # after the last step only the picture is left
             self._guard.hold(lambda why: self._tell_pause(step, why), lambda: self._must_end(job))
         if self._stop.is_asked:
@@ -174,6 +185,13 @@ class Worker:
         if self._checkpoints and part.checkpoint:
             keep = self._checkpoints.write if is_last_chance else self._checkpoints.offer
             keep(job.id, part.checkpoint)
+
+    def _send_preview(self, job: Job, part: Step) -> None:
+        now = time.monotonic()
+        if part.preview is None or now - self._preview_at < PREVIEW_S or not (data := part.preview()):
+            return
+        self._preview_at = now
+        self._send({"type": "preview", "id": job.id, "jpeg": base64.b64encode(data).decode()})
 
     def _tell_pause(self, step: Message, reason: str) -> None:
         """A paused engine is alive: systemd and the front's step timeout must not take it for hung."""

@@ -5,6 +5,9 @@ import json
 import pytest
 from PIL import Image
 
+from edgegen.jobs.pace import remember_pace
+from edgegen.jobs.queue import JobQueue
+
 CHECKPOINT = "SD1-5/some.ckpt"
 
 
@@ -35,7 +38,9 @@ def test_check_says_what_it_needs(device, graph):
     result = device.run("workflow", "check", "w.json", *FILLED)
     assert result.exit_code == 0, result.stderr
     assert f"checkpoint {CHECKPOINT}: pack tiny" in result.stdout
-    assert "memory: about 64 MB" in result.stdout
+    assert "MB, in memory mode full" in result.stdout
+    assert "seconds: unknown; this device has not run text_encoder of pack tiny" in result.stdout
+    assert not (device.home / "data").exists(), "looking makes nothing"
     assert "not run, for no output needs them: 10" in result.stdout
 
 
@@ -130,3 +135,15 @@ def test_stored_workflows_are_listed(device):
     (folder / "form.json").write_text("{}")
     assert device.run("workflow", "list").stdout == "form\n"
     assert json.loads(device.run("workflow", "list", "--json").stdout)["workflows"] == ["form"]
+
+
+def test_seconds_are_known_after_a_job_or_when_measured(device, graph):
+    measured = json.loads(device.run("workflow", "check", "w.json", *FILLED, "--measure", "--json").stdout)
+    assert measured["seconds"] >= 0
+    assert measured["seconds_note"].startswith("as measured on this device")
+    queue = JobQueue(device.home / "data/edgegen.db")
+    for role, size in (("text_encoder", ""), ("unet", "4x4"), ("vae_decoder", "4x4")):
+        remember_pace(queue.database, {f"tiny/cpu/{role}/{size}": 10.0})
+    queue.close()
+    told = device.run("workflow", "check", "w.json", *FILLED)
+    assert "seconds: about 70, as measured on this device" in told.stdout, "2 texts, 4 looks, 1 picture"

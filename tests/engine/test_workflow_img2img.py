@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgegen.engine.estimate import graph_runs
 from edgegen.engine.executor import Executor, NodePictures, NodeProgress
 from edgegen.engine.nodes import Latents, check_for
 from edgegen.engine.workbench import Workbench
@@ -22,6 +23,13 @@ def test_the_example_runs_as_it_is(painting_bench: Workbench) -> None:
     assert items[-1].shown.pixels[0].shape == (64, 64, 3)
     steps = [item.steps for item in items if isinstance(item, NodeProgress) and item.step]
     assert steps == [20] * 20
+
+
+def test_the_examples_cost_is_foretold_by_its_pictures_header(painting_bench: Workbench) -> None:
+    runs = graph_runs(painting_bench, check_for(painting_bench, parse_workflow(EXAMPLE.read_bytes())))
+    assert runs is not None
+    sizes = {run.role: run.size for run in runs if run.size}
+    assert sizes == {"vae_encoder": "64x64", "unet": "8x8", "vae_decoder": "8x8"}
 
 
 def test_pictures_are_cut_in_the_middle_and_encoded_unscaled(painting_bench: Workbench) -> None:

@@ -30,12 +30,13 @@ class Painter:
     def __init__(self) -> None:
         self.on_step: Callable[[JobRequest, int], object] = lambda request, step: None
         self.unloads = 0
+        self.look: Callable[[], bytes | None] | None = None
 
     def draw(self, request: JobRequest, saved: bytes | None = None) -> Generator[Step | Drawing, None, None]:
         steps = request.steps or 3
         first = int(saved.decode()) if saved else 0
         for step in range(first, steps + 1):
-            yield Step(step, steps, (lambda done=step: b"%d" % done) if step > first else None)
+            yield Step(step, steps, (lambda done=step: b"%d" % done) if step > first else None, self.look)
             self.on_step(request, step)
         yield Drawing(lambda path: Image.new("RGB", (16, 16), "red").save(path), seed=request.seed or 42)
 
@@ -265,3 +266,22 @@ def test_a_cancelled_job_leaves_no_checkpoint(run, queue, painter, tmp_path):
     run(checkpoints=Checkpoints(tmp_path / "kept", 1e-9))
     assert queue.get("a").state == JobState.CANCELLED
     assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_previews_go_at_most_once_a_second_and_only_when_wanted(run, queue, painter, said, monkeypatch):
+    painter.look = lambda: b"jpeg"
+    queue.enqueue(request("off", steps=5))
+    run()
+    assert [message for message in said if message["type"] == "preview"] == []
+    queue.enqueue(request("on", steps=5))
+    run(previews=True)
+    preview = {"type": "preview", "id": "on", "jpeg": "anBlZw=="}
+    assert [message for message in said if message["type"] == "preview"] == [preview]
+    monkeypatch.setattr("edgegen.jobs.workloop.PREVIEW_S", 0.0)
+    painter.look = lambda: None
+    queue.enqueue(request("none", steps=5))
+    run(previews=True)
+    painter.look = lambda: b"x"
+    queue.enqueue(request("all", steps=5))
+    run(previews=True)
+    assert [m["id"] for m in said if m["type"] == "preview"] == ["on", *["all"] * 6]

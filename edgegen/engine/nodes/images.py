@@ -23,6 +23,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_FILE_BYTES = 64 << 20
 MAX_PIXELS = 4096 * 4096
 NO_MASK_SIDE = 64
+_ORIENTATION = 0x0112
 METHOD = Input(COMBO, choices=(*METHODS, "lanczos"))
 PREFIX_MAX_CHARS = 200
 
@@ -172,6 +173,13 @@ def _opened(path: Path) -> Image.Image:
         image.close()
         raise BadRequest(f"has {image.width}x{image.height} pixels; at most {MAX_PIXELS} are allowed")
     return image
+
+
+def picture_size(bench: Workbench, name: str) -> tuple[int, int]:
+    """Width and height of an input picture as LoadImage gives it. Raises BadRequest."""
+    with _opened(bench.input_file(name)) as image:
+        is_turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return image.size[::-1] if is_turned else image.size
 
 
 def _mask(image: Image.Image) -> np.ndarray:

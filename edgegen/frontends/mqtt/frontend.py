@@ -118,6 +118,8 @@ class MqttFrontend:
         if not self._courier.holds_picture():
             self._last = self._service.newest_done()
         self._unsubscribe = self._service.subscribe(self._on_event)
+        if self._settings.previews:
+            self._service.preview_listeners.append(self._on_preview)
         self._courier.start()
         self._home.start()
         self._connection.start()
@@ -127,6 +129,8 @@ class MqttFrontend:
         if self._unsubscribe:
             self._unsubscribe()
             self._unsubscribe = None
+        if self._on_preview in self._service.preview_listeners:
+            self._service.preview_listeners.remove(self._on_preview)
         self._home.close()
         self._courier.close()
         self._connection.close(self._availability("offline"))
@@ -216,6 +220,13 @@ class MqttFrontend:
         elif event.note or self._throttle.passes(job.id, event.step, event.steps, time.monotonic()):
             self._tell(event, job.request)
         self._home.on_event(event)
+
+    def _on_preview(self, job: Job, jpeg: bytes) -> None:
+        """The next one shows more, so it goes with QoS 0."""
+        topic = self.topics.preview(job.id)
+        self._outbox.put(
+            Outgoing(topic, jpeg, qos=0, content_type="image/jpeg", is_intermediate=True, expires=True)
+        )
 
     def _tell(self, event: JobEvent, request: JobRequest) -> None:
         self._put(self._status(event, request))

@@ -71,6 +71,9 @@ class Topics:
     def status(self, job_id: str) -> str:
         return f"{self.base}/{self.node}/job/{job_id}/status"
 
+    def preview(self, job_id: str) -> str:
+        return f"{self.base}/{self.node}/job/{job_id}/preview"
+
     def response_problem(self, topic: str) -> str | None:
         """What is wrong with a Response Topic that a sender asks for; None when it is allowed.
 

@@ -271,3 +271,25 @@ def test_below_the_disk_reserve_a_new_job_is_refused_and_a_known_one_is_not(hous
     house.run_next()
     phone.wait_status(id="early", state="done")
     assert [status["id"] for status in phone.statuses(state="rejected")] == ["late"]
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_previews_are_published_only_when_asked_for_and_not_retained(broker, make_house, make_phone, is_on):
+    house, phone = make_house(broker.port, previews=is_on), make_phone(broker.port)
+    phone.send(GENERATE, {"id": "a1", "prompt": "a red apple"})
+    phone.wait_status(id="a1", state="queued")
+    house.queue.claim()
+    house.service.report_step("a1", 1, 4)
+    jpeg = b"\xff\xd8\xff and so on"
+    house.service.report_preview("a1", jpeg)
+    house.service.report_step("a1", 4, 4)
+    phone.wait_status(id="a1", step=4)
+    topic = "edgegen/shop/job/a1/preview"
+    if not is_on:
+        assert phone.on(topic) == []
+        return
+    message = phone.wait_message(topic, jpeg)
+    assert (message.retain, message.qos) == (False, 0)
+    assert message.properties.ContentType == "image/jpeg"
+    house.frontend.close()
+    assert house.service.preview_listeners == []
