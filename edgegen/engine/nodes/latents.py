@@ -91,7 +91,7 @@ class LatentAdd(Node):
 
     def run(self, bench: Workbench, samples1: Latents, samples2: Latents) -> tuple[Any, ...]:
         both = samples1.samples + _like(samples2, samples1, "bilinear")
-        return (replace(samples1, samples=both),)
+        return (_mixed(samples1, samples2, both),)
 
 
 class LatentBlend(Node):
@@ -107,7 +107,7 @@ class LatentBlend(Node):
     ) -> tuple[Any, ...]:
         part = np.float32(blend_factor)
         mixed = samples1.samples * part + _like(samples2, samples1, "bicubic") * (1 - part)
-        return (replace(samples1, samples=mixed),)
+        return (_mixed(samples1, samples2, mixed),)
 
 
 class LatentMultiply(Node):
@@ -205,6 +205,11 @@ def resized(
         raise refuse("samples", None, problem)
     samples = crop_to_shape(latents.samples, width, height) if to_shape else latents.samples
     return replace(latents, samples=resample(samples, width, height, method))
+
+
+def _mixed(one: Latents, other: Latents, samples: np.ndarray) -> Latents:
+    """The first with other samples; an empty one is of the second's autoencoder."""
+    return replace(one, samples=samples, scale=other.scale if one.scale is None else one.scale)
 
 
 def _like(latents: Latents, other: Latents, method: str) -> np.ndarray:
