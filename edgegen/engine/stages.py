@@ -19,7 +19,8 @@ from ..errors import EngineError
 from ..pack import Pack
 from .areas import blended, has_areas, with_counterparts
 from .conditioning import Conditioning, Encoding, feeds_of
-from .decoding import WHOLE, decode, decode_tiled
+from .decoding import WHOLE, decode, run_decoder
+from .feathering import decode_three_ways
 from .graphtimes import Pace
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
@@ -145,9 +146,10 @@ class Stages:
         return sample
 
     def decode_tiled(self, latents: np.ndarray, tile: int, overlap: int) -> np.ndarray:
-        """As `decode`, in blended tiles: see `decoding.decode_tiled`."""
+        """As `decode`, in tiles as ComfyUI lays them: see `feathering.decode_three_ways`."""
         side = self.pack.manifest.latent_downscale
-        return decode_tiled(self.sessions, latents, side, tile, overlap)
+        session = self.sessions.get("vae_decoder")
+        return decode_three_ways(lambda part: run_decoder(session, part), latents, tile, overlap, side)
 
     def encode_picture(self, sample: np.ndarray) -> np.ndarray:
         """(1, 3, height, width) float32 in [-1, 1] -> (1, c, h, w) of the autoencoder's latents.
