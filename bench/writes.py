@@ -19,7 +19,7 @@ from pathlib import Path
 from idle_front import broker
 from latency import BASE, CONFIG, Listener
 
-SETTLE_S = 5.0
+SETTLE_S = 7.0  # the engine's first look at the queue after a commit is over
 
 
 def main() -> None:
