@@ -6,7 +6,7 @@ TORTURE_ARGS ?=
 DEV := .venv/dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture check bench format lock clean venv-device venv-dev mosquitto
+.PHONY: help demo test torture check bench bench-peers peers format lock clean venv-device venv-dev mosquitto
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,12 @@ check: venv-dev ## style, types and import directions
 	@$(DEV)/ruff format --check .
 	@$(DEV)/mypy
 	@$(DEV)/lint-imports
+
+peers: ## environments of those `make bench-peers` compares with (OpenVINO, NNCF, stable-diffusion.cpp)
+	@tools/peers.sh
+
+bench-peers: venv-dev ## Stable Diffusion 1.5, random weights: ours and what others run, in one run (an hour, 25 GB)
+	@$(DEV)/python -m bench.peers
 
 bench: venv-device mosquitto ## what a picture and the idle front cost here
 	@.venv/device/bin/python bench/pictures.py

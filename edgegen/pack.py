@@ -25,6 +25,8 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "pack.json"
 MANIFEST_MAX_BYTES = 1 << 20
 REQUIRED_ROLES = ("text_encoder", "unet", "vae_decoder")
+# later than the format's first version
+OPTIONAL_FIELDS = ("ram_mb", "tokenizer_2", "guidance_embedding_dim", "extras")
 
 Precision = Literal["fp32", "fp16", "int8"]
 Sampler = Literal[
@@ -97,6 +99,15 @@ class TokenizerEntry(_Part):
     max_length: int = Field(77, ge=3, le=1024)
 
 
+class SecondTokenizer(_Part):
+    """How a second text encoder's tokens differ from the first's: the same file, padded with another token.
+
+    Stable Diffusion XL pads the prompt of its first encoder with the end token, of its second with `!` (0).
+    """
+
+    pad_token_id: int = Field(ge=0, le=1 << 24)
+
+
 class Defaults(_Part):
     """What a job gets that asks for nothing else."""
 
@@ -154,7 +165,10 @@ class Manifest(_Part):
     """`pack.json`. Latents handed to the decoder are divided by `latent_scale`.
 
     `target` names the machine whose kernels the graphs favour; `min_ram_mb` was measured, in the memory mode
-    `full`; `ram_mb` says it for every mode, and is missing in older packs.
+    `full`; `ram_mb` says it for every mode, and is missing in older packs. A graph `text_encoder_2` reads the
+    first's tokens unless `tokenizer_2` says how they differ. `guidance_embedding_dim` is the width of the
+    denoiser's input `timestep_cond`, the embedded guidance of a distilled model; None: it has no such input.
+    `extras` are files for people, such as the report: a device does without them, so they may be missing.
     """
 
     format_version: Literal[1] = 1
@@ -163,6 +177,7 @@ class Manifest(_Part):
     family: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")
     graphs: dict[Role, GraphEntry] = Field(max_length=16)
     tokenizer: TokenizerEntry
+    tokenizer_2: SecondTokenizer | None = None
     prediction_type: Literal["epsilon", "v_prediction", "sample"]
     beta_schedule: Literal["scaled_linear", "linear", "squaredcos_cap_v2"]
     beta_start: float = Field(0.00085, gt=0, lt=1)
@@ -174,6 +189,7 @@ class Manifest(_Part):
     latent_channels: int = Field(ge=1, le=512)
     latent_downscale: int = Field(8, ge=1, le=128)
     latent_scale: float = Field(gt=0, le=1000)
+    guidance_embedding_dim: int | None = Field(None, ge=4, le=8192)
     defaults: Defaults
     sizes: Sizes
     target: Literal["any", "x86-64", "arm64"] = "any"
@@ -182,6 +198,7 @@ class Manifest(_Part):
     licence: str = Field(min_length=1, max_length=200)
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
     evaluation: dict[str, JsonValue] = Field(default_factory=dict)
+    extras: dict[RelativePath, FileEntry] = Field(default_factory=dict, max_length=100)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Manifest:
@@ -192,8 +209,12 @@ class Manifest(_Part):
     def _contradictions(self) -> Iterator[str]:
         if missing := [role for role in REQUIRED_ROLES if role not in self.graphs]:
             yield f"graphs: missing {', '.join(missing)}"
+        if self.tokenizer_2 and "text_encoder_2" not in self.graphs:
+            yield "tokenizer_2: there is no graph text_encoder_2 to tokenize for"
         if self.beta_start > self.beta_end:
             yield f"beta_start {self.beta_start} is above beta_end {self.beta_end}"
+        if twice := self.extras.keys() & {MANIFEST_NAME, *self.files()}:
+            yield f"extras: {', '.join(sorted(twice))} is no extra"
         if self.sizes.min > self.sizes.max:
             yield f"sizes: min {self.sizes.min} is above max {self.sizes.max}"
         if self.sizes.multiple % self.latent_downscale:
@@ -205,7 +226,7 @@ class Manifest(_Part):
             yield f"defaults.steps {self.defaults.steps} is above num_train_timesteps"
 
     def files(self) -> dict[str, FileEntry]:
-        """Every file of the pack but `pack.json`, by its path relative to the folder."""
+        """Every file of the pack but `pack.json` and extras, by its path relative to the folder."""
         tokenizer = FileEntry(sha256=self.tokenizer.sha256, bytes=self.tokenizer.bytes)
         graphs = {path: e for graph in self.graphs.values() for path, e in graph.files.items()}
         return {**graphs, self.tokenizer.file: tokenizer}
@@ -228,7 +249,7 @@ class Pack:
 
     @property
     def size_bytes(self) -> int:
-        """All files together, without `pack.json`."""
+        """All files together, without `pack.json` and extras."""
         return sum(entry.bytes for entry in self.manifest.files().values())
 
     @classmethod
@@ -271,13 +292,25 @@ class Pack:
         return self.folder / self.manifest.graphs[role].file
 
     def check_files(self) -> Iterator[tuple[str, str | None]]:
-        """Hash file by file: (path, what is wrong with it or None)."""
-        for path, entry in self.manifest.files().items():
+        """Hash file by file: (path, what is wrong with it or None); extras may be missing."""
+        there = {path: e for path, e in self.manifest.extras.items() if _is_there(self.folder / path)}
+        for path, entry in {**there, **self.manifest.files()}.items():
             yield path, _file_problem(self.folder, path, entry) or _hash_problem(self.folder, path, entry)
 
     def verify(self) -> None:
         """Hash every file. Raises PackError naming each bad file, the expected and the found SHA-256."""
         _raise_if(self.folder, [problem for _, problem in self.check_files() if problem])
+
+
+def _is_there(path: Path) -> bool:
+    """Also of a link that leads nowhere, and of what may not be looked at."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _raise_if(folder: Path, problems: list[str]) -> None:
@@ -392,7 +425,8 @@ def _readable(err: ValidationError) -> list[str]:
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write `pack.json` in one piece. Raises StorageError when the folder cannot be written."""
     data = manifest.model_dump(mode="json")
-    _drop_unset(data, "ram_mb")
+    for name in OPTIONAL_FIELDS:
+        _drop_unset(data, name)
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path = folder / MANIFEST_NAME
     try:
@@ -403,9 +437,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
 
 
 def _drop_unset(data: dict[str, Any], name: str) -> None:
-    """Leave out what is None in it, or itself: an edgegen that does not know it yet reads the pack too."""
+    """Leave out what is unset in it, or itself: an edgegen that does not know it yet reads the pack too."""
     value = data[name]
-    if value is None:
+    if value is None or value == {}:
         del data[name]
     elif isinstance(value, dict):
         for key in list(value):

@@ -28,6 +28,7 @@ SAMPLERS = (
     "ipndm",
 )
 SCHEDULES = ("normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta")
+NO_STYLE = "No style"  # the choice that changes nothing
 GpioPin = Annotated[int, Field(ge=0, le=27)]
 
 
@@ -76,6 +77,13 @@ class EngineSettings(Section):
     )
     idle_unload_s: float = Field(
         0.0, ge=0, le=86400, description="Free the graphs after this many idle seconds; 0: keep them loaded."
+    )
+    checkpoint_s: float = Field(
+        30.0,
+        ge=0,
+        le=86400,
+        description="A job's step is written to the disk at most every so many seconds, so that a killed "
+        "engine or a power cut costs no more; 0: never, a job then starts anew.",
     )
 
 
@@ -165,6 +173,11 @@ class WorkflowSettings(Section):
     input_dir: Path | None = Field(
         None, description="Folder of the pictures that LoadImage reads; empty: data_dir/input."
     )
+    folder: Path | None = Field(
+        None,
+        description="Folder of stored workflows, NAME.json each, that jobs may name; empty: "
+        "data_dir/workflows.",
+    )
 
 
 class MqttSettings(Section):
@@ -231,6 +244,14 @@ class ButtonSettings(Section):
     pack: str | None = Field(None, description="Pack for this button's jobs; empty: engine.pack.")
 
 
+class StyleSettings(Section):
+    """A style to choose in Home Assistant."""
+
+    name: str = Field(min_length=1, max_length=40, description="What it is called; each name only once.")
+    suffix: str = Field("", max_length=1000, description="Words added to the prompt, behind a comma.")
+    negative_prompt: str = Field("", max_length=1000, description="What its pictures should not show.")
+
+
 class Settings(Section):
     """The whole configuration file."""
 
@@ -245,3 +266,4 @@ class Settings(Section):
     workflow: WorkflowSettings = WorkflowSettings()
     mqtt: MqttSettings = MqttSettings()
     buttons: tuple[ButtonSettings, ...] = Field((), description="One [[buttons]] table per GPIO button.")
+    styles: tuple[StyleSettings, ...] = Field((), description="One [[styles]] table per style.")

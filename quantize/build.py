@@ -20,21 +20,22 @@ import torch
 
 from edgegen import __version__
 from edgegen.errors import StorageError
-from edgegen.pack import GraphEntry, Manifest, TokenizerEntry, file_entry, write_manifest
+from edgegen.pack import GraphEntry, Manifest, SecondTokenizer, TokenizerEntry, file_entry, write_manifest
 
 from . import evaluate as ev
 from .calibrate import Recorder, record_runs
 from .convert import Int8Converter, Int8Options
 from .cut import HEAD, TAIL, cut_decoder
 from .defaults import PackDefaults, default_settings, default_sizes, pack_name, read_defaults
-from .export import ROLES, export
+from .export import export
 from .fp16 import convert_fp16
 from .graphs import load_graph, save_graph
 from .ram import measure_needs
+from .report.make import attach, empty_report, with_costs, with_pictures
 from .rewrites import stamp
 from .runner import Recipe, Runner
 from .source import Source, open_source
-from .vocabulary import write_tokenizer
+from .vocabulary import second_padding, write_tokenizer
 
 Precision = Literal["fp32", "fp16", "int8"]
 EVALUATION_RECORDS = 16
@@ -117,22 +118,27 @@ class _Builder:
     def __init__(self, source: Source, given: PackDefaults, options: BuildOptions, stage: Path, say: Say):
         self.source, self.given, self.options, self.say = source, given, options, say
         self.stage, self.pack = stage, stage / "pack"
-        self.roles = (*ROLES, "vae_encoder") if options.with_encoder else ROLES
+        self.roles = (*source.roles, "vae_encoder") if options.with_encoder else source.roles
         self.float_graphs = {role: stage / "fp32" / role / "model.onnx" for role in self.roles}
         self.graphs = {role: self.pack / role / "model.onnx" for role in self.roles}
         self.reports: dict[str, dict[str, Any]] = {}
         self.is_cut = False
-        write_tokenizer(source.folder / "tokenizer", self.pack / "tokenizer.json")
+        self.export_errors: dict[str, float] = {}
+        write_tokenizer(source.tokenizer, self.pack / "tokenizer.json")
+        padding = second_padding(source.tokenizer, source.tokenizer_2) if source.is_sdxl else None
+        self.tokenizer_2 = None if padding is None else SecondTokenizer(pad_token_id=padding)
 
     def build(self) -> Manifest:
         for role in self.roles:
-            error = export(self.source, role, self.float_graphs[role])
+            error = self.export_errors[role] = export(self.source, role, self.float_graphs[role])
             self.say(f"exported {role}: within {error:.1e} of torch")
         self._convert()
         manifest = self._manifest({}, 0)
+        self.report = empty_report(self.export_errors)
         if self.options.evaluate:
             write_manifest(self.pack, manifest)
             manifest = self._evaluated(manifest)
+        manifest = attach(self.pack, manifest, self.report)
         write_manifest(self.pack, manifest)
         return manifest
 
@@ -166,7 +172,7 @@ class _Builder:
             gc.collect()
 
     def _record(self, label: str, prompts: Sequence[str], seed: int, limit: int) -> Recorder:
-        graphs = {role: self.float_graphs[role] for role in ROLES}
+        graphs = {role: self.float_graphs[role] for role in self.source.roles}
         recipe = self._recipe()
         return record_runs(
             graphs, recipe, prompts, seed, self.stage / label, limit, encoder=self.options.with_encoder
@@ -188,6 +194,7 @@ class _Builder:
             tokenizer=TokenizerEntry(
                 file="tokenizer.json", sha256=tokenizer.sha256, bytes=tokenizer.bytes, max_length=s.max_length
             ),
+            tokenizer_2=self.tokenizer_2,
             prediction_type=s.prediction_type,  # type: ignore[arg-type]
             beta_schedule=schedule.beta_schedule,  # type: ignore[arg-type]
             beta_start=schedule.beta_start,
@@ -199,6 +206,7 @@ class _Builder:
             latent_channels=s.latent_channels,
             latent_downscale=s.latent_downscale,
             latent_scale=s.latent_scale,
+            guidance_embedding_dim=s.guidance_embedding_dim,
             defaults=default_settings(s, self.given),
             sizes=default_sizes(s, self.given),
             target=self.options.int8.target if int8 else "any",
@@ -244,15 +252,18 @@ class _Builder:
         """The manifest with its evaluation; the reference is this build's own float32 graphs."""
         prompts, recipe = self.options.evaluation_prompts, self._recipe()
         recorder = Recorder(self.stage / "evaluation", EVALUATION_RECORDS)
-        references = {role: self.float_graphs[role] for role in ROLES}
+        references = {role: self.float_graphs[role] for role in self.source.roles}
         wanted = ev.make_pictures(
             Runner(references, recipe, observer=recorder), prompts, EVALUATION_SEED, "fp32"
         )
         gc.collect()
-        graphs = {role: self.graphs[role] for role in ROLES}
+        graphs = {role: self.graphs[role] for role in self.source.roles}
         got = ev.make_pictures(Runner(graphs, recipe), prompts, EVALUATION_SEED, self.options.precision)
         if self.options.sheet:
             ev.contact_sheet(wanted, got, self.options.sheet)
+        records = {role: recorder.records(role) for role in self.roles}
+        self.report = with_pictures(self.report, prompts, EVALUATION_SEED, wanted, got)
+        self.report = with_costs(self.report, self.float_graphs, self.graphs, records)
         cost = ev.measure_cost(self.pack, prompts[0])
         needs, memory = measure_needs(self.pack, prompts[0])
         result = {**self._result(wanted, got, recorder, cost, recipe), "memory": memory}

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from edgegen.errors import EdgegenError
-from edgegen.pack import Manifest, Pack
+from edgegen.pack import Manifest, Pack, write_manifest
 
 from . import evaluate as ev
 from .prompts import calibration_prompts, evaluation_prompts, read_prompts
@@ -36,6 +36,7 @@ def cli() -> None:
     \b
     python -m quantize SOURCE -o PACK --precision int8     build (see: build --help)
     python -m quantize compare PACK_A PACK_B               how far apart are their pictures?
+    python -m quantize report PACK --open                  what it is, lost and costs, as one page
     """
 
 
@@ -233,6 +234,43 @@ def compare(
         f"{drift.pictures} pictures: PSNR {drift.psnr_db:.2f} dB (worst {drift.psnr_db_worst:.2f}), "
         f"SSIM {drift.ssim:.4f} (worst {drift.ssim_worst:.4f}); {PICTURES_BAR}"
     )
+
+
+@cli.command()
+@click.argument("pack", type=_FILE)
+@click.option("-o", "--output", type=_FILE, help="Where to write the page; default: report.html in the pack.")
+@click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
+@click.option(
+    "--against",
+    type=_FILE,
+    metavar="FP32_PACK",
+    help="Measure anew: pictures, drift and costs, next to a --precision fp32 pack of the same source.",
+)
+@click.option("--prompts", type=_FILE, help="With --against: one prompt a line; default: 50 everyday things.")
+def report(pack: Path, output: Path | None, show: bool, against: Path | None, prompts: Path | None) -> None:
+    """Write PACK's report anew, as one HTML page with pictures and plots and nothing outside it.
+
+    What it shows is in the pack: pack.json, and report.json with the pictures and what every graph costs.
+    With -o only the page is written; without it what is new goes into the pack, its hashes into pack.json.
+    """
+    from .report.data import PAGE_NAME, read_report
+    from .report.make import attach, write_page
+
+    opened = Pack.open(pack)
+    manifest, found = opened.manifest, read_report(pack)
+    if against:
+        from .report.against import measure_against
+
+        words = read_prompts(prompts) if prompts else evaluation_prompts(50)
+        manifest, found = measure_against(opened, Pack.open(against), words)
+    page = output or pack / PAGE_NAME
+    if output:
+        write_page(output, manifest, found)
+    else:
+        write_manifest(pack, attach(pack, manifest, found))
+    click.echo(f"{page}: {page.stat().st_size / 1e6:.2f} MB")
+    if show:
+        click.launch(page.absolute().as_uri())
 
 
 def _stop(*_: object) -> None:

@@ -14,6 +14,7 @@ from .source import Source, SourceError
 
 FILE_NAME = "pack_defaults.json"
 MAX_BYTES = 1 << 20
+EMBEDDED_GUIDANCE = 8.0  # Luo et al. 2023, arXiv:2310.04378
 
 
 class PartialDefaults(BaseModel):
@@ -71,11 +72,12 @@ def pack_name(source: Source, given: PackDefaults) -> str:
 def default_settings(source: Source, given: PackDefaults) -> Defaults:
     """Sampler, steps, guidance and size of a job that asks for nothing else."""
     d, side = given.defaults, source.native_size
-    lcm = (d.sampler or source.sampler) == "lcm"
+    sampler = d.sampler or source.sampler
+    few = sampler == "lcm" or source.is_turbo
     values = {
-        "sampler": d.sampler or source.sampler,
-        "steps": d.steps or (4 if lcm else 20),
-        "guidance": float(d.guidance or (1.0 if lcm else 7.5)),
+        "sampler": sampler,
+        "steps": d.steps or (4 if few else 20),
+        "guidance": float(d.guidance or _guidance(source, few)),
         "width": d.width or side,
         "height": d.height or side,
     }
@@ -84,6 +86,13 @@ def default_settings(source: Source, given: PackDefaults) -> Defaults:
     except ValidationError as err:
         rows = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors(include_url=False)]
         raise SourceError(f"defaults: {'; '.join(rows)}") from None
+
+
+def _guidance(source: Source, few_steps: bool) -> float:
+    """What a checkpoint is usually guided by; a model distilled to few steps either embeds it or has none."""
+    if source.guidance_embedding_dim:
+        return EMBEDDED_GUIDANCE
+    return 1.0 if few_steps else 7.5
 
 
 def default_sizes(source: Source, given: PackDefaults) -> Sizes:

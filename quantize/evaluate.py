@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,6 +28,7 @@ from .sensitivity import first_outputs, noise_ratio
 SHEET_COLUMNS = 4
 SHEET_GAP = 8  # pixels
 MEASURE_TIMEOUT_S = 3600
+TIMESTEP_BUCKET = 50  # training steps
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,13 @@ class GraphDrift:
     Attributes:
         sqnr_db: energy of the outputs over energy of the differences.
         relative_error: largest difference over largest output.
+        sqnr_db_by_timestep: (timestep, dB) pairs from noise to picture, one for every 50 training steps that
+            were recorded; empty for graphs without a timestep.
     """
 
     sqnr_db: float
     relative_error: float
+    sqnr_db_by_timestep: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,24 @@ def graph_drift(reference: Path, graph: Path, records: Records) -> GraphDrift:
     feeds = list(records)
     wanted, got = first_outputs(reference, feeds), first_outputs(graph, feeds)
     worst = max(relative_error(w, g) for w, g in zip(wanted, got, strict=True))
-    return GraphDrift(round(ratio_db(1.0, noise_ratio(wanted, got)), 2), round(worst, 5))
+    timesteps = [float(feed["timestep"][0]) for feed in feeds if "timestep" in feed]
+    overall = round(ratio_db(1.0, noise_ratio(wanted, got)), 2)
+    return GraphDrift(overall, round(worst, 5), drift_by_timestep(timesteps, wanted, got))
+
+
+def drift_by_timestep(
+    timesteps: Sequence[float], wanted: Sequence[np.ndarray], got: Sequence[np.ndarray]
+) -> tuple[tuple[float, float], ...]:
+    """SQNR in dB of the runs of every 50 training steps: (their mean timestep, dB), latest timestep first."""
+    buckets: dict[int, list[int]] = {}
+    for i, t in enumerate(timesteps):
+        buckets.setdefault(int(t // TIMESTEP_BUCKET), []).append(i)
+    rows = []
+    for _, members in sorted(buckets.items(), reverse=True):
+        ratio = noise_ratio([wanted[i] for i in members], [got[i] for i in members])
+        mean = float(np.mean([timesteps[i] for i in members]))
+        rows.append((round(mean, 1), round(ratio_db(1.0, ratio), 2)))
+    return tuple(rows)
 
 
 def make_pictures(runner: Runner, prompts: Sequence[str], seed: int, label: str) -> list[np.ndarray]:
@@ -129,6 +151,7 @@ def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
             yield "  ".join("-" * w for w in widths)
 
 
-def as_json(drift: GraphDrift | PictureDrift | Cost) -> dict[str, float]:
-    """For `pack.json`."""
-    return asdict(drift)
+def as_json(drift: GraphDrift | PictureDrift | Cost) -> dict[str, Any]:
+    """For `pack.json`; what was not measured is left out."""
+    rows = {key: value for key, value in asdict(drift).items() if value != ()}
+    return {key: [list(row) for row in v] if isinstance(v, tuple) else v for key, v in rows.items()}

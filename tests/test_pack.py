@@ -23,6 +23,7 @@ from edgegen.pack import (
     FileEntry,
     Pack,
     Sampler,
+    SecondTokenizer,
     Sizes,
     builtin_packs_dir,
     file_entry,
@@ -35,6 +36,7 @@ from edgegen.settings import SAMPLERS, SCHEDULES
 
 PACKS = Path(__file__).parent / "packs"
 TINY = PACKS / "tiny"
+ENTRY = {"sha256": "0" * 64, "bytes": 1}
 
 
 @pytest.fixture
@@ -154,6 +156,11 @@ def test_every_problem_at_once(folder: Path) -> None:
             "defaults.width: 72 is not allowed: 32 to 128 in steps of 16",
         ),
         (lambda d: d["sizes"].update(multiple=12), "no multiple of latent_downscale"),
+        (lambda d: d.update(tokenizer_2={"pad_token_id": 0}), "no graph text_encoder_2"),
+        (lambda d: d.update(guidance_embedding_dim=1), "guidance_embedding_dim"),
+        (lambda d: d.update(extras={"pack.json": ENTRY}), "extras: pack.json is no extra"),
+        (lambda d: d.update(extras={d["tokenizer"]["file"]: ENTRY}), "is no extra"),
+        (lambda d: d.update(extras={"../report.html": ENTRY}), "inside the pack"),
         (lambda d: d.update(num_train_timesteps=2), "defaults.steps 3 is above num_train_timesteps"),
         (lambda d: d.update(format_version=2), "format version 2; this edgegen reads 1"),
         (lambda d: d.update(format_version="1"), "format_version"),
@@ -218,6 +225,42 @@ def test_what_is_written_reads_back(folder: Path) -> None:
     write_manifest(folder, changed)
     assert Pack.open(folder).manifest == changed
     assert {p.name for p in folder.iterdir()} == {p.name for p in TINY.iterdir()}
+
+
+def test_what_families_add_reads_back(folder: Path) -> None:
+    manifest = Pack.open(folder).manifest
+    write_manifest(folder, manifest)
+    written = json.loads((folder / "pack.json").read_text("utf-8"))
+    assert not {"tokenizer_2", "guidance_embedding_dim"} & set(written), (
+        "older edgegens read a pack without them"
+    )
+    graphs = {**manifest.graphs, "text_encoder_2": manifest.graphs["text_encoder"]}
+    found = {"graphs": graphs, "tokenizer_2": SecondTokenizer(pad_token_id=0), "guidance_embedding_dim": 256}
+    write_manifest(folder, manifest.model_copy(update=found))
+    again = Pack.open(folder).manifest
+    assert again.tokenizer_2 is not None
+    assert (again.tokenizer_2.pad_token_id, again.guidance_embedding_dim) == (0, 256)
+
+
+def test_extras_may_be_missing_but_not_changed(folder: Path) -> None:
+    page = folder / "report.html"
+    page.write_text("about the pack")
+    manifest = Pack.open(folder).manifest
+    write_manifest(folder, manifest.model_copy(update={"extras": {"report.html": file_entry(page)}}))
+    assert "report.html" in dict(Pack.open(folder).check_files())
+    Pack.open(folder).verify()
+    page.write_text("about the Pack")
+    with pytest.raises(PackError, match=r"report\.html: SHA-256"):
+        Pack.open(folder).verify()
+    page.unlink()
+    Pack.open(folder).verify()
+    page.symlink_to("/etc/hostname")
+    with pytest.raises(PackError, match=r"report\.html: a link that leads out"):
+        Pack.open(folder).verify()
+    page.unlink()
+    page.symlink_to("nowhere")
+    with pytest.raises(PackError, match=r"report\.html: cannot be read"):
+        Pack.open(folder).verify()
 
 
 def test_writing_into_nowhere_is_a_storage_error(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ the daemon, so that it wakes the engine and tells MQTT; without one they wait in
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ ASKED = {
     *("id", "prompt", "negative_prompt", "pack", "priority"),
     *("seed", "steps", "guidance", "width", "height", "sampler", "schedule"),
 }
+FILLED_IN = ASKED - {"id", "priority"}  # what a workflow holds already when the daemon gets it
 DAEMON_TIMEOUT_S = 10.0
 
 
@@ -89,7 +91,8 @@ class JobAccess:
         """Commit a job; returns it as `describe_job` does.
 
         Raises:
-            QueueFull, BadRequest: as many wait as may.
+            QueueFull, BadRequest: as many wait as may, or the daemon refuses it.
+            BlockedPrompt: it says what this device does not draw.
             DiskFull: the disk's reserve is reached.
             StorageError: it could not be written.
         """
@@ -100,9 +103,12 @@ class JobAccess:
         if self._link is None:
             queue = self._open()
             if not queue.knows(request.id):
-                self._admit(queue)
+                self._admit(queue, request)
             return describe_job(queue.enqueue(request).job)
-        given = {k: v for k, v in asdict(request).items() if v is not None and k in ASKED}
+        keys = ASKED if request.workflow is None else ASKED - FILLED_IN
+        given = {k: v for k, v in asdict(request).items() if v is not None and k in keys}
+        if request.workflow is not None:
+            given["workflow"] = json.loads(request.workflow)
         return dict(self._link.ask("submit", request=given)["job"])
 
     def cancel(self, job_id: str) -> dict[str, Any]:
@@ -158,12 +164,14 @@ class JobAccess:
         """Looking must not make the file: it would belong to whoever looked first."""
         return self._queue is None and not self.database_path.exists()
 
-    def _admit(self, queue: JobQueue) -> None:
-        """The same reserve as the daemon keeps."""
+    def _admit(self, queue: JobQueue, request: JobRequest) -> None:
+        """The same word lists and the same reserve as the daemon keeps."""
         from edgegen.config.files import gallery_dir
+        from edgegen.jobs.admission import check_words, prompt_rules
         from edgegen.jobs.diskspace import DiskReserve
         from edgegen.jobs.gallery import Gallery
 
+        check_words(prompt_rules(self._settings.prompts), request)
         settings = self._settings.gallery
         gallery = Gallery(gallery_dir(self._settings), queue.database, settings)
         DiskReserve((self.database_path.parent, gallery.folder), settings, gallery.make_room).admit()

@@ -63,7 +63,8 @@ def generate(app: App, prompt: str | None, source: Path | None, **options: Any) 
     """Make a picture of PROMPT here and now; PROMPT - reads stdin.
 
     Prints each picture's file, seed and seconds. The file remembers prompt, seed and settings.
-    The daemon need not run; beside a running one, `edgegen queue add` spares memory.
+    The daemon need not run; beside a running one, `edgegen queue add` spares memory. The configuration's
+    word lists (prompts) hold here, too; its rates (rate) do not.
 
     \b
     Examples:
@@ -77,6 +78,7 @@ def generate(app: App, prompt: str | None, source: Path | None, **options: Any) 
     data = wanted_data(prompt, source, options)
     pack = choose_pack(app, data.pop("pack", None))
     settings = valid_request(data, pack, app.settings.limits)
+    check_prompts(app, settings.prompt, settings.negative_prompt)
     paths = output_paths(options["output"], settings.prompt, options["count"], options["force"])
     wanted = list(seeds_for(settings, options["count"]))
     engine = app.settings.engine
@@ -103,6 +105,17 @@ def wanted_data(prompt: str | None, source: Path | None, options: dict[str, Any]
 
     recipe = read_recipe(source)
     return recipe | request_data(recipe.get("prompt", "") if prompt is None else prompt, options)
+
+
+def check_prompts(app: App, *texts: str) -> None:
+    """The device's word lists hold in a shell, too. Raises BlockedPrompt."""
+    if app.settings.prompts == type(app.settings.prompts)():
+        return  # no lists
+    from edgegen.jobs.admission import prompt_rules
+
+    rules = prompt_rules(app.settings.prompts)
+    for text in texts:
+        rules.check(text)
 
 
 def choose_pack(app: App, name: str | None) -> Pack:

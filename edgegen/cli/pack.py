@@ -11,6 +11,7 @@ import click
 from edgegen.errors import PackError
 
 from .app import App, fail, pass_app
+from .complete import packs
 from .output import coloured, complain, megabytes, printable, say, say_json, shorten, table
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _row(pack: Pack, default: str) -> list[str]:
 
 
 @pack.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=packs)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole pack.json.")
 @pass_app
 def show(app: App, name: str | None, as_json: bool) -> None:
@@ -175,7 +176,7 @@ def _flat(value: Any, key: str) -> Iterable[tuple[str, str]]:
 
 
 @pack.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=packs)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_app
 def verify(app: App, name: str | None, as_json: bool) -> None:

@@ -105,14 +105,14 @@ class ClipTokenizer:
         self._words: dict[str, tuple[int, ...]] = {}
 
     @classmethod
-    def from_file(cls, path: Path, max_length: int = 77) -> ClipTokenizer:
-        """Read a `tokenizer.json` of CLIP type. Raises PackError when it is none."""
+    def from_file(cls, path: Path, max_length: int = 77, pad_id: int | None = None) -> ClipTokenizer:
+        """Read a `tokenizer.json` of CLIP type; `pad_id` overrides its own. Raises PackError."""
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise ValueError(f"larger than {MAX_FILE_BYTES} bytes")
             data = json.loads(path.read_bytes())
-            vocabulary, merges, pad_id = _parse(data)
-            return cls(vocabulary, merges, max_length, pad_id)
+            vocabulary, merges, own_pad_id = _parse(data)
+            return cls(vocabulary, merges, max_length, own_pad_id if pad_id is None else pad_id)
         except OSError as err:
             raise PackError(f"tokenizer {path} cannot be read: {err.strerror}") from err
         except (ValueError, RecursionError) as err:

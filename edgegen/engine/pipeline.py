@@ -13,7 +13,7 @@ import numpy as np
 
 from ..diffusion.pixels import to_uint8
 from ..diffusion.rng import NoiseSource
-from ..diffusion.sampler import SamplerStep
+from ..diffusion.sampler import SamplerState, SamplerStep
 from ..diffusion.schedulers import make_scheduler
 from ..errors import BadRequest, EngineError, OutOfMemory, Problem
 from ..pack import Pack
@@ -29,17 +29,19 @@ __all__ = ["GenerationSettings", "Picture", "Progress", "TextToImage", "resolve_
 
 @dataclass(frozen=True)
 class Progress:
-    """After each step; step 0 comes before any work.
+    """After each step; step 0 comes before any work, or the step at which a run goes on.
 
     Attributes:
         latents: (1, c, h, w) float32 as the scheduler keeps them.
-        denoised: the picture's latents as predicted in this step, for previews; None at step 0.
+        denoised: the picture's latents as predicted in this step, for previews; None before any work.
+        state: where to go on from; None before any work.
     """
 
     step: int
     steps: int
     latents: np.ndarray
     denoised: np.ndarray | None
+    state: SamplerState | None = None
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,13 @@ class TextToImage:
         self._batch_guidance = batch_guidance
         self._fitted = (0, 0)
 
-    def generate(self, settings: GenerationSettings) -> Generator[Progress | Picture, None, None]:
+    def generate(
+        self, settings: GenerationSettings, resume: SamplerState | None = None
+    ) -> Generator[Progress | Picture, None, None]:
         """Progress for every step, then the Picture. Close the iterator to cancel between two steps.
 
+        Args:
+            resume: a state of an earlier run of the same settings: the rest makes the identical picture.
         Raises:
             BadRequest: the prompt has more tokens than the pack reads.
             OutOfMemory: names the size and what to lower.
@@ -105,7 +111,7 @@ class TextToImage:
         self.check_prompts(settings)
         self._fit(settings.width, settings.height)
         try:
-            latents = yield from self._denoise(settings)
+            latents = yield from self._denoise(settings, resume)
             pixels = self._decode(latents)
         except MemoryError as err:
             raise OutOfMemory(self._memory_advice(settings)) from err
@@ -118,7 +124,7 @@ class TextToImage:
         """Raises BadRequest when a prompt has more tokens than the pack reads, or weights beyond all sense;
         none is ever cut silently."""
         texts = {"prompt": settings.prompt, "negative_prompt": settings.negative_prompt}
-        found = {field: self.stages.prompt_problem(text) for field, text in texts.items()}
+        found = {field: self.stages.words.problem(text) for field, text in texts.items()}
         if problems := [Problem(field, texts[field], message) for field, message in found.items() if message]:
             raise BadRequest(problems)
 
@@ -144,7 +150,9 @@ class TextToImage:
     ) -> None:
         self.close()
 
-    def _denoise(self, settings: GenerationSettings) -> Generator[Progress, None, np.ndarray]:
+    def _denoise(
+        self, settings: GenerationSettings, resume: SamplerState | None
+    ) -> Generator[Progress, None, np.ndarray]:
         """Yields Progress; the final latents are its return value."""
         manifest = self.pack.manifest
         scheduler = make_scheduler(
@@ -157,14 +165,14 @@ class TextToImage:
         side = manifest.latent_downscale
         shape = (1, manifest.latent_channels, settings.height // side, settings.width // side)
         rng = NoiseSource(settings.seed)
-        latents = rng.normal(shape) * np.float32(scheduler.init_noise_sigma)
-        yield Progress(0, len(scheduler.timesteps), latents, None)
-        guided = settings.guidance != 1
-        conditioning = [self.stages.encode(settings.prompt)]
-        unconditional = [self.stages.encode(settings.negative_prompt)] if guided else None
-        pair = self.stages.predict_pair if guided and self._batch_guidance else None
+        latents = resume.latents if resume else rng.normal(shape) * np.float32(scheduler.init_noise_sigma)
+        yield Progress(resume.index if resume else 0, len(scheduler.timesteps), latents, None)
+        conditioning, unconditional = self.stages.encode_prompts(
+            settings.prompt, settings.negative_prompt, settings.guidance
+        )
+        pair = self.stages.predict_pair if unconditional and self._batch_guidance else None
         steps = self.stages.denoise(
-            scheduler, latents, conditioning, unconditional, settings.guidance, rng, pair
+            scheduler, latents, conditioning, unconditional, settings.guidance, rng, pair, resume
         )
         with closing(steps):
             for step in steps:
@@ -196,4 +204,4 @@ class TextToImage:
 
 
 def _progress(step: SamplerStep) -> Progress:
-    return Progress(step.index, step.total, step.latents, step.denoised)
+    return Progress(step.index, step.total, step.latents, step.denoised, step.state)

@@ -74,12 +74,7 @@ class GraphSession:
         self, feeds: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...] | None = None
     ) -> np.ndarray:
         """One output as float32. Raises as `run`, and EngineError when there is none, or of another shape."""
-        out = self.run(feeds)
-        if name not in out:
-            raise EngineError(f"graph {self.name} has no output {name}; it has {', '.join(out)}")
-        if shape is not None and out[name].shape != shape:
-            raise EngineError(f"graph {self.name}: {name} has shape {out[name].shape}, expected {shape}")
-        return out[name].astype(np.float32, copy=False)
+        return output_of(self.run(feeds), name, self.name, shape)
 
     def _fitted(self, name: str, value: np.ndarray) -> np.ndarray:
         dtype, rank = self.inputs[name]
@@ -92,6 +87,17 @@ class GraphSession:
     def close(self) -> None:
         """Free the graph's memory; safe to call twice."""
         self._session = None
+
+
+def output_of(
+    out: Mapping[str, np.ndarray], name: str, graph: str, shape: tuple[int, ...] | None = None
+) -> np.ndarray:
+    """One output as float32. Raises EngineError when the graph has none of that name, or another shape."""
+    if name not in out:
+        raise EngineError(f"graph {graph} has no output {name}; it has {', '.join(out)}")
+    if shape is not None and out[name].shape != shape:
+        raise EngineError(f"graph {graph}: {name} has shape {out[name].shape}, expected {shape}")
+    return out[name].astype(np.float32, copy=False)
 
 
 def _dtype(kind: str, input_name: str, graph: str) -> type:

@@ -38,7 +38,8 @@ class Workbench:
     ):
         self.limits = limits
         self.input_dir = input_dir
-        self._packs, self._broken = scan_packs(pack_folders)
+        self._pack_folders = tuple(pack_folders)
+        self._packs, self._broken = scan_packs(self._pack_folders)
         self._checkpoints = dict(checkpoints)
         self._provider = provider
         self._threads = threads
@@ -68,11 +69,24 @@ class Workbench:
     def stages(self, pack: Pack) -> Stages:
         """The pack's stages, made once. Raises PackError, ProviderError, OutOfMemory."""
         if pack.name not in self._stages:
-            if isinstance(self._provider, str):
-                self._provider = choose_provider(self._provider)
+            self.provider_name()
+            assert not isinstance(self._provider, str)
             memory = memory_for(pack.manifest, self._provider, self._memory)
             self._stages[pack.name] = Stages(pack, self._provider, self._threads, memory.mode)
         return self._stages[pack.name]
+
+    def look_again(self) -> None:
+        """Packs may have been installed, replaced or removed; graphs of those that changed are freed."""
+        before = {pack.name: pack for pack in self._packs}
+        self._packs, self._broken = scan_packs(self._pack_folders)
+        now = {pack.name: pack for pack in self._packs}
+        self.close(keep=[name for name, pack in now.items() if before.get(name) == pack])
+
+    def provider_name(self) -> str:
+        """Where its graphs run. Raises ProviderError."""
+        if isinstance(self._provider, str):
+            self._provider = choose_provider(self._provider)
+        return self._provider.name
 
     def size_problem(self, width: int, height: int) -> str | None:
         """Why a picture may not be as large here, or None."""

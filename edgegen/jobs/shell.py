@@ -52,11 +52,12 @@ def _dict(value: object) -> dict[str, Any]:
 def describe_job(job: Job) -> dict[str, Any]:
     """A job ready for JSON: the request's fields and its own, side by side.
 
-    `seed` is the one that was used; until then the one that was asked for.
+    `seed` is the one that was used; until then the one that was asked for. A workflow is only named.
     """
     fields = {key: value for key, value in asdict(job).items() if key != "request"}
+    asked = {key: value for key, value in asdict(job.request).items() if key != "workflow"}
     seed = job.request.seed if job.seed is None else job.seed
-    return {**asdict(job.request), **fields, "state": job.state.value, "seed": seed}
+    return {**asked, **fields, "state": job.state.value, "seed": seed}
 
 
 def describe_event(event: JobEvent) -> dict[str, Any]:

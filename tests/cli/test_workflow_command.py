@@ -98,3 +98,35 @@ def test_from_stdin_and_files_that_are_none(device, graph):
     assert "cannot read lost.json: No such file" in device.run("workflow", "check", "lost.json").stderr
     editors = device.run("workflow", "check", "-", stdin='{"nodes": [], "links": []}')
     assert (editors.exit_code, "Save (API Format)" in editors.stderr) == (2, True)
+
+
+def test_queue_makes_a_job_of_it_without_a_daemon(device, graph):
+    result = device.run("workflow", "run", "w.json", *FILLED, "--queue")
+    assert result.exit_code == 0, result.stderr
+    assert "place 1; it waits in the database" in result.stderr
+    listed = json.loads(device.run("queue", "--json").stdout)["jobs"]
+    assert [(job["id"], job["workflow_name"]) for job in listed] == [(result.stdout.strip(), "inline")]
+    assert "workflow inline" in device.run("queue").stdout
+
+
+def test_the_word_lists_hold_in_a_shell_too(device, graph):
+    device.write_config(f'[workflow]\ncheckpoints = ["{CHECKPOINT}=tiny"]\n[prompts]\nblock = ["apple"]\n')
+    for command in (
+        ("workflow", "run", "w.json", *FILLED),
+        ("workflow", "run", "w.json", *FILLED, "--queue"),
+        ("generate", "a red apple"),
+        ("generate", "a dog", "--negative", "apple"),
+        ("queue", "add", "an Apple"),
+    ):
+        result = device.run(*command)
+        assert (result.exit_code, "does not draw that" in result.stderr) == (2, True), result.stderr
+    assert list(device.home.glob("*.png")) == []
+
+
+def test_stored_workflows_are_listed(device):
+    assert "no workflows in" in device.run("workflow", "list").stderr
+    folder = device.home / "data/workflows"
+    folder.mkdir(parents=True)
+    (folder / "form.json").write_text("{}")
+    assert device.run("workflow", "list").stdout == "form\n"
+    assert json.loads(device.run("workflow", "list", "--json").stdout)["workflows"] == ["form"]

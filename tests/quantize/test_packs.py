@@ -154,6 +154,11 @@ def test_the_evaluation_is_in_the_pack_and_printed(packs: dict[str, Pack]):
     assert packs["fp32"].manifest.ram_mb is None, "it was not evaluated"
     unet = data["graphs"]["unet"]
     assert unet["sqnr_db"] > 20
+    by_timestep = unet["sqnr_db_by_timestep"]
+    assert [t for t, _ in by_timestep] == sorted((t for t, _ in by_timestep), reverse=True)
+    assert len(by_timestep) == 3, "one for each step of the pack's defaults"
+    assert min(db for _, db in by_timestep) <= unet["sqnr_db"] <= max(db for _, db in by_timestep)
+    assert "sqnr_db_by_timestep" not in data["graphs"]["vae_decoder"]
     layers = list(unet["layer_sqnr_db"].values())
     assert layers == sorted(layers)
     assert len(layers) > 30

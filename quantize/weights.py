@@ -1,0 +1,52 @@
+"""A checkpoint's models, one at a time, in float32 and for inference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .source import Source
+
+
+def load_text_encoder(source: Source) -> Any:
+    """The CLIP text encoder (transformers CLIPTextModel)."""
+    from transformers import CLIPTextModel
+
+    return _load_transformers(CLIPTextModel, source.folder / "text_encoder")
+
+
+def load_text_encoder_2(source: Source) -> Any:
+    """SDXL's second text encoder (transformers CLIPTextModelWithProjection)."""
+    from transformers import CLIPTextModelWithProjection
+
+    return _load_transformers(CLIPTextModelWithProjection, source.folder / "text_encoder_2")
+
+
+def load_unet(source: Source) -> Any:
+    """The denoiser (diffusers UNet2DConditionModel)."""
+    from diffusers import UNet2DConditionModel
+
+    return _load_diffusers(UNet2DConditionModel, source.folder / "unet")
+
+
+def load_vae(source: Source) -> Any:
+    """The autoencoder (the diffusers class its config names)."""
+    import diffusers
+
+    return _load_diffusers(getattr(diffusers, source.configs["vae"]["_class_name"]), source.folder / "vae")
+
+
+def _load_transformers(kind: Any, folder: Path) -> Any:
+    return kind.from_pretrained(folder, use_safetensors=True, variant=_variant(folder)).float().eval()
+
+
+def _load_diffusers(kind: Any, folder: Path) -> Any:
+    model = kind.from_pretrained(
+        folder, use_safetensors=True, low_cpu_mem_usage=False, variant=_variant(folder)
+    )
+    return model.float().eval().requires_grad_(False)
+
+
+def _variant(folder: Path) -> str | None:
+    """`fp16` when the folder holds no other weights."""
+    return "fp16" if all(".fp16." in path.name for path in folder.glob("*.safetensors")) else None
