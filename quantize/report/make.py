@@ -61,7 +61,7 @@ def attach(folder: Path, manifest: Manifest, report: Report | None) -> Manifest:
         _write(folder / REPORT_NAME, report.model_dump_json(indent=1) + "\n")
         names.append(REPORT_NAME)
     write_page(folder / PAGE_NAME, manifest, report)
-    extras = {**manifest.extras, **{name: file_entry(folder / name) for name in names}}
+    extras = {**(manifest.extras or {}), **{name: file_entry(folder / name) for name in names}}
     return manifest.model_copy(update={"extras": extras})
 
 
