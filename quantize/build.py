@@ -20,21 +20,24 @@ import torch
 
 from edgegen import __version__
 from edgegen.errors import StorageError
-from edgegen.pack import GraphEntry, Manifest, TokenizerEntry, file_entry, write_manifest
+from edgegen.pack import GraphEntry, Manifest, SecondTokenizer, TokenizerEntry, file_entry, write_manifest
 
 from . import evaluate as ev
 from .calibrate import Recorder, record_runs
 from .convert import Int8Converter, Int8Options
+from .cut import HEAD, TAIL, cut_decoder
 from .defaults import PackDefaults, default_settings, default_sizes, pack_name, read_defaults
-from .export import ROLES, export
+from .export import export
 from .fp16 import convert_fp16
 from .graphs import load_graph, save_graph
-from .ram import measure_ram, peaks_as_json, ram_needs
+from .original import Hints
+from .preview import fit_latent_rgb
+from .ram import measure_needs
 from .report.make import attach, empty_report, with_costs, with_pictures
 from .rewrites import stamp
 from .runner import Recipe, Runner
-from .source import Source, open_source
-from .vocabulary import write_tokenizer
+from .source import NO_HINTS, Source, open_source
+from .vocabulary import second_padding, write_tokenizer
 
 Precision = Literal["fp32", "fp16", "int8"]
 EVALUATION_RECORDS = 16
@@ -58,6 +61,7 @@ class BuildOptions:
     with_encoder: bool = False
     sheet: Path | None = None
     int8: Int8Options = field(default_factory=Int8Options)
+    hints: Hints = NO_HINTS
     force: bool = False
 
 
@@ -68,12 +72,12 @@ def build_pack(folder: Path, out: Path, options: BuildOptions, say: Say = print)
     """Build a pack; nothing appears at `out` before all of it is done.
 
     Args:
-        folder: diffusers checkpoint.
+        folder: the checkpoint, see `source.open_source`.
         out: the pack's folder, in a folder that exists.
     Raises:
         SourceError: the checkpoint cannot be read. StorageError: `out` exists, or cannot be written.
     """
-    source = open_source(folder)
+    source = open_source(folder, options.hints)
     given = _with_flags(read_defaults(folder), options)
     with staging(out, options.force) as stage:
         builder = _Builder(source, given, options, stage, say)
@@ -117,12 +121,14 @@ class _Builder:
     def __init__(self, source: Source, given: PackDefaults, options: BuildOptions, stage: Path, say: Say):
         self.source, self.given, self.options, self.say = source, given, options, say
         self.stage, self.pack = stage, stage / "pack"
-        self.roles = (*ROLES, "vae_encoder") if options.with_encoder else ROLES
+        self.roles = (*source.roles, "vae_encoder") if options.with_encoder else source.roles
         self.float_graphs = {role: stage / "fp32" / role / "model.onnx" for role in self.roles}
         self.graphs = {role: self.pack / role / "model.onnx" for role in self.roles}
         self.reports: dict[str, dict[str, Any]] = {}
+        self.is_cut = False
         self.export_errors: dict[str, float] = {}
-        write_tokenizer(source.folder / "tokenizer", self.pack / "tokenizer.json")
+        write_tokenizer(source.tokenizer, self.pack / "tokenizer.json", source.pad_token)
+        self.tokenizer_2 = _second_tokenizer(source)
 
     def build(self) -> Manifest:
         for role in self.roles:
@@ -147,6 +153,7 @@ class _Builder:
             elif self.options.precision == "fp32":
                 _copy_stamped(self.float_graphs[role], self.graphs[role])
             onnx.checker.check_model(str(self.graphs[role]))
+        self.is_cut = cut_decoder(self.graphs["vae_decoder"])
 
     def _convert_int8(self) -> None:
         recorder = self._record(
@@ -167,7 +174,7 @@ class _Builder:
             gc.collect()
 
     def _record(self, label: str, prompts: Sequence[str], seed: int, limit: int) -> Recorder:
-        graphs = {role: self.float_graphs[role] for role in ROLES}
+        graphs = {role: self.float_graphs[role] for role in self.source.roles}
         recipe = self._recipe()
         return record_runs(
             graphs, recipe, prompts, seed, self.stage / label, limit, encoder=self.options.with_encoder
@@ -185,10 +192,11 @@ class _Builder:
             name=name,
             title=self.given.title or name,
             family=self.given.family or s.family,
-            graphs={role: self._entry(role, entries) for role in self.roles},
+            graphs=self._entries(entries),
             tokenizer=TokenizerEntry(
                 file="tokenizer.json", sha256=tokenizer.sha256, bytes=tokenizer.bytes, max_length=s.max_length
             ),
+            tokenizer_2=self.tokenizer_2,
             prediction_type=s.prediction_type,  # type: ignore[arg-type]
             beta_schedule=schedule.beta_schedule,  # type: ignore[arg-type]
             beta_start=schedule.beta_start,
@@ -200,6 +208,7 @@ class _Builder:
             latent_channels=s.latent_channels,
             latent_downscale=s.latent_downscale,
             latent_scale=s.latent_scale,
+            guidance_embedding_dim=s.guidance_embedding_dim,
             defaults=default_settings(s, self.given),
             sizes=default_sizes(s, self.given),
             target=self.options.int8.target if int8 else "any",
@@ -209,10 +218,16 @@ class _Builder:
             evaluation=evaluation,
         )
 
-    def _entry(self, role: str, real: bool) -> GraphEntry:
-        name = f"{role}/model.onnx"
-        paths = sorted(self.graphs[role].parent.iterdir()) if real else []
-        files = {f"{role}/{path.name}": file_entry(path) for path in paths}
+    def _entries(self, real: bool) -> dict[str, GraphEntry]:
+        """By role; the two parts of a cut decoder share its weights."""
+        entries = {role: self._entry(role, real) for role in self.roles}
+        parts = {"vae_decoder_head": HEAD, "vae_decoder_tail": TAIL} if real and self.is_cut else {}
+        return entries | {role: self._entry("vae_decoder", real, name) for role, name in parts.items()}
+
+    def _entry(self, role: str, real: bool, graph: str = "model.onnx") -> GraphEntry:
+        name = f"{role}/{graph}"
+        found = [self.graphs[role].with_name(n) for n in (graph, "model.onnx.data")] if real else []
+        files = {f"{role}/{path.name}": file_entry(path) for path in found if path.exists()}
         nothing = file_entry(self.pack / "tokenizer.json")
         return GraphEntry(file=name, precision=self.options.precision, files=files or {name: nothing})
 
@@ -239,12 +254,12 @@ class _Builder:
         """The manifest with its evaluation; the reference is this build's own float32 graphs."""
         prompts, recipe = self.options.evaluation_prompts, self._recipe()
         recorder = Recorder(self.stage / "evaluation", EVALUATION_RECORDS)
-        references = {role: self.float_graphs[role] for role in ROLES}
+        references = {role: self.float_graphs[role] for role in self.source.roles}
         wanted = ev.make_pictures(
             Runner(references, recipe, observer=recorder), prompts, EVALUATION_SEED, "fp32"
         )
         gc.collect()
-        graphs = {role: self.graphs[role] for role in ROLES}
+        graphs = {role: self.graphs[role] for role in self.source.roles}
         got = ev.make_pictures(Runner(graphs, recipe), prompts, EVALUATION_SEED, self.options.precision)
         if self.options.sheet:
             ev.contact_sheet(wanted, got, self.options.sheet)
@@ -252,9 +267,11 @@ class _Builder:
         self.report = with_pictures(self.report, prompts, EVALUATION_SEED, wanted, got)
         self.report = with_costs(self.report, self.float_graphs, self.graphs, records)
         cost = ev.measure_cost(self.pack, prompts[0])
-        peaks = measure_ram(self.pack, prompts[0])
-        result = {**self._result(wanted, got, recorder, cost, recipe), "memory": peaks_as_json(peaks)}
-        found = {"evaluation": result, "min_ram_mb": math.ceil(cost.peak_mb), "ram_mb": ram_needs(peaks)}
+        needs, memory = measure_needs(self.pack, prompts[0])
+        result = {**self._result(wanted, got, recorder, cost, recipe), "memory": memory}
+        found = {"evaluation": result, "min_ram_mb": math.ceil(cost.peak_mb), "ram_mb": needs}
+        decoder, decoded = self.float_graphs["vae_decoder"], records["vae_decoder"]
+        found["latent_rgb"] = fit_latent_rgb(decoder, decoded, manifest.latent_scale)
         return Manifest.model_validate(manifest.model_copy(update=found))
 
     def _result(
@@ -291,6 +308,13 @@ class _Builder:
             "pictures": ev.as_json(ev.picture_drift(wanted, got)),
             "cost": {**ev.as_json(cost), "machine": f"{platform.machine()}, {_cpu_count()} CPUs"},
         }
+
+
+def _second_tokenizer(source: Source) -> SecondTokenizer | None:
+    if not source.is_sdxl:
+        return None
+    padding = second_padding(source.tokenizer, source.tokenizer_2, source.pad_token)
+    return None if padding is None else SecondTokenizer(pad_token_id=padding)
 
 
 def _copy_stamped(graph: Path, out: Path) -> None:

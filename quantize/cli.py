@@ -14,6 +14,7 @@ from edgegen.errors import EdgegenError
 from edgegen.pack import Manifest, Pack, write_manifest
 
 from . import evaluate as ev
+from .original import Hints
 from .prompts import calibration_prompts, evaluation_prompts, read_prompts
 from .source import SourceError, open_source
 
@@ -61,6 +62,13 @@ _FILE = click.Path(path_type=Path)
     help="Whose INT8 kernels to favour. any and x86-64: unsigned activations and 7-bit weights, exact also "
     "on CPUs without VNNI. arm64: signed activations, 8-bit weights.",
 )
+@click.option("--tokenizer", type=_FILE, help="For a single file: a folder with CLIP's tokenizer.")
+@click.option(
+    "--prediction",
+    type=click.Choice(["epsilon", "v_prediction"]),
+    help="For a single file of Stable Diffusion 2: what it predicts.",
+)
+@click.option("--turbo", is_flag=True, help="The single file is distilled to few steps without guidance.")
 @click.option("--name", help="Name of the pack (default: from pack_defaults.json, else the folder's).")
 @click.option("--title", help="One line for people.")
 @click.option("--licence", help="Licence of the weights.")
@@ -113,17 +121,22 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 def build(source: Path, output: Path, precision: str, target: str, **flags: Any) -> None:
-    """Build a pack from SOURCE, a diffusers folder.
+    """Build a pack from SOURCE: a diffusers folder, or one .safetensors file.
 
-    SOURCE holds text_encoder/, unet/, vae/, scheduler/ and tokenizer/, with weights as safetensors.
-    pack_defaults.json in it may set name, title, defaults (sampler, steps, guidance, width, height), sizes,
-    licence and provenance.
+    \b
+    A folder holds text_encoder/, unet/, vae/, scheduler/ and tokenizer/ (SDXL also text_encoder_2/).
+    A file is Stable Diffusion 1, 2 or XL whole, as trained; it needs --tokenizer FOLDER.
+    Pickles (.ckpt, .bin, .pt) run code when they are opened and are refused, whatever their name.
+
+    pack_defaults.json in the folder (NAME.pack_defaults.json beside a file) may set name, title, defaults
+    (sampler, steps, guidance, width, height), sizes, licence and provenance.
 
     Every graph is compared with PyTorch after export. For INT8, pictures are made in float32 first and what
     the graphs see is recorded; layers are judged one by one and the few that hurt most stay float. The pack
     carries its own evaluation. Nothing appears at OUTPUT before all of it is done.
     """
-    open_source(source)  # a wrong source is told at once: importing torch takes seconds
+    hints = Hints(flags["tokenizer"], flags["prediction"], flags["turbo"])
+    open_source(source, hints)  # a wrong source is told at once: importing torch takes seconds
     from .build import BuildOptions, build_pack
     from .convert import TARGET_SQNR_DB, Int8Options
 
@@ -150,6 +163,7 @@ def build(source: Path, output: Path, precision: str, target: str, **flags: Any)
         with_encoder=flags["with_encoder"],
         sheet=flags["sheet"],
         int8=int8,
+        hints=hints,
         force=flags["force"],
     )
     manifest = build_pack(source, output, options, say=click.echo)

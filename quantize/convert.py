@@ -17,7 +17,13 @@ from .sensitivity import LayerNoise, first_outputs, layer_noises, loudest_to_kee
 
 JUDGED = 12  # recorded inputs the whole graph is judged by
 ROUNDS = 3
-TARGET_SQNR_DB = {"text_encoder": 40.0, "unet": 36.0, "vae_decoder": 36.0, "vae_encoder": 36.0}
+TARGET_SQNR_DB = {
+    "text_encoder": 40.0,
+    "text_encoder_2": 40.0,
+    "unet": 36.0,
+    "vae_decoder": 36.0,
+    "vae_encoder": 36.0,
+}
 
 
 @dataclass(frozen=True)
