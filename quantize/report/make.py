@@ -43,9 +43,10 @@ def with_costs(
     references: Mapping[str, Path],
     graphs: Mapping[str, Path],
     records: Mapping[str, Records],
+    rounds: int = 1,
 ) -> Report:
-    """The report with what every graph costs alone. Raises EngineError."""
-    return report.model_copy(update={"costs": measure_costs(references, graphs, records)})
+    """The report with what every graph costs alone, as `measure_costs` says. Raises EngineError."""
+    return report.model_copy(update={"costs": measure_costs(references, graphs, records, rounds)})
 
 
 def attach(folder: Path, manifest: Manifest, report: Report | None) -> Manifest:

@@ -16,7 +16,8 @@ from reading import Page
 from edgegen.errors import PackError
 from edgegen.pack import Pack
 from quantize.cli import cli
-from quantize.report.data import Report, read_report
+from quantize.report.cost import median_cost
+from quantize.report.data import GraphCost, Report, read_report
 from quantize.report.pictures import data_uri, difference, picture_rows, places
 
 
@@ -151,3 +152,11 @@ def test_pictures_are_ranked_and_differences_seen():
 def test_large_pictures_are_made_moderate():
     uri = data_uri(np.random.default_rng(0).integers(0, 255, (512, 1024, 3), np.uint8))
     assert Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size == (320, 160)
+
+
+def test_of_several_processes_the_median_times_and_the_largest_memory_count():
+    costs = [
+        GraphCost(seconds=s, load_s=10 * s, peak_mb=mb, base_mb=9, runs=2, bytes=7)
+        for s, mb in ((3.0, 50), (1.0, 70), (2.0, 60))
+    ]
+    assert median_cost(costs) == GraphCost(seconds=2, load_s=20, peak_mb=70, base_mb=9, runs=6, bytes=7)
