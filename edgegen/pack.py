@@ -26,7 +26,7 @@ MANIFEST_NAME = "pack.json"
 MANIFEST_MAX_BYTES = 1 << 20
 REQUIRED_ROLES = ("text_encoder", "unet", "vae_decoder")
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "w8", "w4"]
 Sampler = Literal[
     "euler",
     "euler_ancestral",
