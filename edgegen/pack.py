@@ -38,7 +38,7 @@ REQUIRED_ROLES = ("text_encoder", "unet", "vae_decoder")
 # later than the format's first version
 OPTIONAL_FIELDS = ("ram_mb", "latent_rgb", "tokenizer_2", "guidance_embedding_dim", "extras")
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "w8", "w4"]
 Sampler = Literal[
     "euler",
     "euler_ancestral",

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +18,15 @@ import torch
 import transformers
 
 from edgegen import __version__
-from edgegen.pack import GraphEntry, Manifest, SecondTokenizer, TokenizerEntry, file_entry, write_manifest
+from edgegen.pack import (
+    GraphEntry,
+    Manifest,
+    Precision,
+    SecondTokenizer,
+    TokenizerEntry,
+    file_entry,
+    write_manifest,
+)
 
 from . import evaluate as ev
 from .calibrate import Recorder, Records, observations, record_runs
@@ -40,9 +48,9 @@ from .runner import Recipe, Runner
 from .source import NO_HINTS, Source, open_source
 from .stages import counter, expected_stages
 from .vocabulary import second_padding, write_tokenizer
+from .weightonly import WEIGHT_BITS, convert_weight_only
 from .work import Work, source_digest, work_folder
 
-Precision = Literal["fp32", "fp16", "int8"]
 EVALUATION_RECORDS = 16
 EVALUATION_SEED = 900_000  # far from the calibration's
 
@@ -197,6 +205,9 @@ class _Builder:
             report = self._convert_int8(role, plan)
         elif self.options.precision == "fp16":
             convert_fp16(self.float_graphs[role], self.graphs[role], __version__)
+        elif self.options.precision in WEIGHT_BITS:
+            bits = WEIGHT_BITS[self.options.precision]
+            convert_weight_only(self.float_graphs[role], self.graphs[role], bits, __version__)
         else:
             _copy_stamped(self.float_graphs[role], self.graphs[role])
         onnx.checker.check_model(str(self.graphs[role]))

@@ -51,10 +51,11 @@ _FILE = click.Path(path_type=Path)
 @click.option("-o", "--output", type=_FILE, required=True, help="The pack: a folder that does not exist yet.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
+    type=click.Choice(["fp32", "fp16", "int8", "w8", "w4"]),
     default="int8",
     show_default=True,
-    help="fp32: the reference. fp16: half the bytes, same speed. int8: a quarter of the bytes, fastest.",
+    help="fp32: the reference. fp16: half the bytes, same speed. int8: a quarter of the bytes, fastest. "
+    "w8, w4: weights in 8 or 4 bits, activations float: for memory.",
 )
 @click.option(
     "--target",
