@@ -57,6 +57,7 @@ class BuildOptions:
     with_encoder: bool = False
     sheet: Path | None = None
     int8: Int8Options = field(default_factory=Int8Options)
+    without_rules: tuple[str, ...] = ()
     force: bool = False
 
 
@@ -124,7 +125,7 @@ class _Builder:
 
     def build(self) -> Manifest:
         for role in self.roles:
-            error = export(self.source, role, self.float_graphs[role])
+            error = export(self.source, role, self.float_graphs[role], self.options.without_rules)
             self.say(f"exported {role}: within {error:.1e} of torch")
         self._convert()
         manifest = self._manifest({}, 0)

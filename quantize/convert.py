@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnx import ModelProto
-
 from .calibrate import Method, Records, tensor_ranges
 from .graphs import load_graph, save_graph
 from .int8 import FORMATS, Target, quantize_layers, split_layers
 from .metrics import ratio_db
-from .rewrites import int8_embeddings, stamp, weights_as_fp16
+from .rewrites import stamp
+from .rules import rules_of
 from .sensitivity import LayerNoise, first_outputs, layer_noises, loudest_to_keep, noise_ratio
 
 JUDGED = 12  # recorded inputs the whole graph is judged by
@@ -29,6 +28,7 @@ class Int8Options:
         float_budget: share of a graph's weights that may stay float for the target's sake, 0 to 1.
         target_sqnr_db: role -> signal to noise ratio to reach, on recorded inputs.
         sensitivity: judge layers one by one; without it only `keep_float` stays float.
+        without_rules: names of rewrites to leave out.
     """
 
     target: Target = "any"
@@ -37,6 +37,7 @@ class Int8Options:
     float_budget: float = 0.03
     target_sqnr_db: dict[str, float] = field(default_factory=lambda: dict(TARGET_SQNR_DB))
     sensitivity: bool = True
+    without_rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,8 @@ class Int8Converter:
 
     def _write(self, names: Sequence[str], out: Path) -> float:
         model = quantize_layers(load_graph(self._graph), self._ranges, names, self._format)
-        int8_embeddings(model)
-        weights_as_fp16(model, keep=quantization_parameters(model))
+        for rule in rules_of("int8", self._options.without_rules):
+            rule.apply(model)
         stamp(model, self._version)
         save_graph(model, out)
         return noise_ratio(self._reference, first_outputs(out, self._judged))
-
-
-def quantization_parameters(model: ModelProto) -> set[str]:
-    """Weights, scales and zero points of quantized tensors, and scales of embedding rows."""
-    kinds = ("QuantizeLinear", "DequantizeLinear", "Gather")
-    return {name for node in model.graph.node if node.op_type in kinds for name in node.input}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir
-import onnx_ir.passes.common as passes
 import onnxruntime as ort
-import onnxscript.optimizer
 import torch
 from torch import nn
 from torch.onnx import symbolic_helper
@@ -31,6 +29,7 @@ from . import source as sources
 from .attention import ONE_NODE, use_one_node_attention
 from .graphs import annotate_types, load_graph, save_graph
 from .metrics import relative_error
+from .rules.tune import tune
 from .source import Source
 
 OPSET = 18
@@ -188,11 +187,12 @@ SPECS: dict[str, Callable[[Source], GraphSpec]] = {
 }
 
 
-def export(source: Source, role: str, path: Path) -> float:
+def export(source: Source, role: str, path: Path, without_rules: Collection[str] = ()) -> float:
     """Export one role in float32, check it, and compare it with torch at three shapes.
 
     Args:
         path: the .onnx to write; its folder is made, its weights go beside it.
+        without_rules: names of rewrites to leave out.
     Returns:
         The largest relative error found, at most 1e-4.
     Raises:
@@ -204,7 +204,7 @@ def export(source: Source, role: str, path: Path) -> float:
     runs = [spec.examples(*which) for which in ((2, (1, 1)), (1, (1, 1)), (3, (1, 2)))]
     try:
         trace(spec, runs[0], path)
-        tidy(path)
+        tidy(path, without_rules)
         onnx.checker.check_model(str(path))
         return compare(spec, runs, path)
     except onnx.checker.ValidationError as err:
@@ -248,10 +248,14 @@ def _axes_of(value: Any, rank: int) -> list[int]:
     return [int(axis) % rank for axis in torch.atleast_1d(torch.as_tensor(constant))]
 
 
-def tidy(path: Path) -> None:
-    """Fold constants, drop what is unused, annotate types, and store the weights aligned in one file."""
+def tidy(path: Path, without_rules: Collection[str] = ()) -> dict[str, int]:
+    """Fold constants, apply the rules, annotate types, and store the weights aligned in one file.
+
+    Returns:
+        Rule -> how often it fired, for those that did.
+    """
     model = onnx_ir.load(path)
-    simplify(model)
+    fired = tune(model, without_rules)
     proto = onnx_ir.serde.serialize_model(model)
     onnx.load_external_data_for_model(proto, str(path.parent))
     leftovers = [p for p in path.parent.iterdir() if p.is_file()]
@@ -262,24 +266,7 @@ def tidy(path: Path) -> None:
     del proto
     annotated = annotate_types(load_graph(path, weights=False))
     path.write_bytes(annotated.SerializeToString())
-
-
-def simplify(model: onnx_ir.Model) -> None:
-    """Fold constants, merge what is computed twice, drop what is not used.
-
-    onnxscript's whole optimizer does no more for these graphs, and takes most of its time looking for it.
-    """
-    onnxscript.optimizer.fold_constants(model)
-    for clean in (
-        passes.IdentityEliminationPass(),
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.DeduplicateInitializersPass(),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.RemoveUnusedNodesPass(),
-        passes.RemoveUnusedOpsetsPass(),
-        passes.NameFixPass(),
-    ):
-        clean(model)
+    return fired
 
 
 def compare(spec: GraphSpec, runs: list[tuple[torch.Tensor, ...]], path: Path) -> float:
