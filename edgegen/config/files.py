@@ -227,6 +227,11 @@ def gallery_dir(settings: Settings) -> Path:
     return chosen.expanduser().absolute() if chosen else data_dir(settings.node) / "gallery"
 
 
+def compiled_dir(node: NodeSettings) -> Path:
+    """Where graphs are kept as a provider compiled them; may be emptied at any time."""
+    return data_dir(node) / "compiled"
+
+
 def pack_dirs(settings: Settings) -> tuple[Path, ...]:
     """Where packs are looked for, in order: the configured folders, installed ones, built-in ones."""
     chosen = (folder.expanduser().absolute() for folder in settings.engine.pack_dirs)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import EngineError, OutOfMemory, ProviderError
 from ..pack import Pack
+from .compiled import cache_key
 from .memory import FULL, MemoryMode, apply_mode, trim_malloc
 from .providers import ProviderChoice
 from .runtime import FATAL_ONLY, onnxruntime, usable_cores
@@ -90,7 +91,12 @@ def _readable(doing: str, err: Exception) -> EngineError:
 
 
 def open_session(
-    path: Path, choice: ProviderChoice, threads: int = 0, name: str = "", memory: MemoryMode = FULL
+    path: Path,
+    choice: ProviderChoice,
+    threads: int = 0,
+    name: str = "",
+    memory: MemoryMode = FULL,
+    compiled: Path | None = None,
 ) -> GraphSession:
     """Load a graph.
 
@@ -99,6 +105,7 @@ def open_session(
         threads: for one operator's work; 0: one per usable core.
         name: for messages; the file's path when empty.
         memory: how to spend it; only the CPU provider listens.
+        compiled: folder where the provider finds and keeps what it compiled; the CPU provider needs none.
     Raises:
         OutOfMemory, EngineError: the graph does not load.
         ProviderError: the provider is not what runs it.
@@ -109,7 +116,7 @@ def open_session(
         options = session_options(ort, threads or usable_cores())
         if choice.devices:
             options.add_provider_for_devices(
-                list(choice.devices), choice.make_options(threads or usable_cores())
+                list(choice.devices), choice.make_options(threads or usable_cores(), compiled)
             )
             session = ort.InferenceSession(str(path), options)
         else:
@@ -158,8 +165,17 @@ class SessionCache:
             if not self._memory.keeps_graphs:
                 self.close()
             path = self._pack.verify_graph(role)
-            self._open[role] = open_session(path, self._choice, self._threads, role, self._memory)
+            self._open[role] = self._load(role, path)
         return self._open[role]
+
+    def _load(self, role: str, path: Path) -> GraphSession:
+        def load(folder: Path | None) -> GraphSession:
+            return open_session(path, self._choice, self._threads, role, self._memory, folder)
+
+        if self._choice.compiled is None:
+            return load(None)
+        hashes = [entry.sha256 for entry in self._pack.manifest.graphs[role].files.values()]
+        return self._choice.compiled.open(cache_key(hashes, self._choice.version), load)
 
     def close(self) -> None:
         """Free all graphs; safe to call twice. A later `get` loads again."""

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from ..config.files import data_dir, database_path, gallery_dir, pack_dirs, socket_path
+from ..config.files import compiled_dir, data_dir, database_path, gallery_dir, pack_dirs, socket_path
 from ..engine.metadata import read_metadata
 from ..errors import EdgegenError
 from ..settings import MqttSettings, Settings
@@ -61,7 +61,7 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
     worker = Worker(
         queue,
         gallery,
-        PipelineRenderer(settings.engine, pack_dirs(settings), settings.limits),
+        PipelineRenderer(settings.engine, pack_dirs(settings), settings.limits, compiled_dir(settings.node)),
         send=link.send,
         wakeup=wakeup,
         stop=stop,
