@@ -24,7 +24,9 @@ class BiasIntoGemm(RewriteRuleClassBase):
         if rank(x) == 2:
             return op.Gemm(x, w, b, _name=name)
         inner, outer = array(w).shape
-        shape = op.Concat(op.Shape(x, start=0, end=-1), op.Constant(value_ints=[outer]), axis=0)
+        zero, last = op.Constant(value_ints=[0]), op.Constant(value_ints=[-1])
+        leading = op.Slice(op.Shape(x), zero, last, zero)  # Shape's own `end` needs opset 15
+        shape = op.Concat(leading, op.Constant(value_ints=[outer]), axis=0)
         rows = op.Reshape(x, op.Constant(value_ints=[-1, inner]), _name=f"{name}_rows")
         return op.Reshape(op.Gemm(rows, w, b, _name=name), shape, _name=f"{name}_unrows")
 
