@@ -19,7 +19,8 @@ test: venv-dev venv-device mosquitto ## all tests, with a real broker and real O
 
 torture: venv-dev mosquitto ## kills, cut links, full disks, jumping clocks, floods, junk; TORTURE_ARGS="--seed 7 kills"
 	@$(DEV)/python -m tests.torture $(TORTURE_ARGS)
-	@TORTURE_EXAMPLES=2000 $(DEV)/python -m pytest -q --timeout=1800 tests/torture/test_fuzz.py
+	@TORTURE_EXAMPLES=2000 TORTURE_ROUNDS=100 $(DEV)/python -m pytest -q --timeout=1800 \
+		tests/torture/test_fuzz.py tests/torture/test_startup.py
 
 check: venv-dev ## style, types and import directions
 	@$(DEV)/ruff check .
@@ -37,6 +38,7 @@ bench: venv-device mosquitto ## what a picture and the idle front cost here
 	@.venv/device/bin/python bench/pictures.py
 	@.venv/device/bin/python bench/idle_front.py
 	@.venv/device/bin/python bench/latency.py
+	@.venv/device/bin/python bench/writes.py
 
 format: venv-dev ## let ruff put the style right
 	@$(DEV)/ruff check --fix .

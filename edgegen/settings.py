@@ -133,6 +133,11 @@ class GuardSettings(Section):
     min_free_mb: int = Field(
         0, ge=0, le=1_000_000, description="Available memory in MiB under which a job pauses; 0: never."
     )
+    ease_throttled: bool = Field(
+        True,
+        description="While a Raspberry Pi reports under-voltage or throttling, rest between two steps as "
+        "long as the work before took: half the load, like half the threads.",
+    )
     max_pause_s: float = Field(
         300.0, ge=0, le=86_400, description="A pause never lasts longer: a sensor may be wrong."
     )

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from edgegen.settings import Settings
 
 TRIED_BADLY = 1
-DAEMON_TIMEOUT_S = 10.0
-UNITS_SOCKET = Path("/run/edgegen/edgegen.sock")  # a shell has not the RUNTIME_DIRECTORY of the unit
 
 
 @click.command("try")
@@ -232,18 +230,14 @@ def tell_daemon(settings: Settings) -> None:
 
 
 def daemon_pid(settings: Settings) -> int:
-    """The one of these settings; where they name no run_dir, else the one that systemd started.
+    """The one that a shell with these settings reaches.
 
     Raises:
         FrontError: none runs. KeyError: one of an earlier version, that tells no pid.
     """
-    from edgegen.config.files import socket_path
-    from edgegen.jobs.link import ShellLink
+    from .access import connect
 
-    path = socket_path(settings.node)
-    if settings.node.run_dir is None and not path.exists() and UNITS_SOCKET.exists():
-        path = UNITS_SOCKET
-    with ShellLink(path, DAEMON_TIMEOUT_S) as link:
+    with connect(settings.node) as link:
         return int(link.ask("status")["pid"])
 
 

@@ -88,7 +88,7 @@ def status_json(access: JobAccess) -> dict[str, Any]:
     return {
         "source": access.source,
         "daemon": access.daemon,
-        "database": str(access.database_path),
+        "database": None if access.is_elsewhere else str(access.database_path),
         "jobs": access.counts(),
         "running": running,
         "database_lost": access.database_lost(),

@@ -140,7 +140,7 @@ def part_of_run(
     start: int = 0,
     end: int = 10_000,
     to_the_end: bool = True,
-) -> Scheduler | None:
+) -> SigmaScheduler | None:
     """A scheduler for a part of a run, as ComfyUI cuts it; None when there is nothing to do.
 
     Args:
@@ -151,6 +151,24 @@ def part_of_run(
     sigmas = tail_sigmas(levels, trained, steps, denoise, sampler.drops_penultimate)
     sigmas = cut_sigmas(sigmas, start, end, to_the_end)
     return _on_sigmas(sampler, trained, prediction_type, sigmas) if len(sigmas) > 1 else None
+
+
+def on_sigmas(
+    name: str, schedule: NoiseSchedule, prediction_type: str, sigmas: np.ndarray
+) -> SigmaScheduler | None:
+    """A scheduler over noise levels of one's own; None when there is nothing to do.
+
+    Args:
+        sigmas: (n + 1,) float64.
+    Raises:
+        ValueError: they do not fall with every step.
+    """
+    if len(sigmas) < 2:
+        return None
+    if not (np.isfinite(sigmas).all() and (np.diff(sigmas) < 0).all() and sigmas[-1] >= 0):
+        raise ValueError("noise levels must fall with every step, down to 0 or above")
+    trained = sigmas_of(alphas_cumprod(schedule))
+    return _on_sigmas(SCHEDULERS[name], trained, prediction_type, sigmas)
 
 
 def _on_sigmas(

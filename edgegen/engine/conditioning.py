@@ -12,6 +12,22 @@ from ..diffusion.conditions import size_ids
 
 
 @dataclass(frozen=True)
+class Area:
+    """A rectangle of the picture, in pixels."""
+
+    width: int
+    height: int
+    x: int
+    y: int
+
+    def covers(self, other: Area) -> bool:
+        """Whether the other lies inside."""
+        right, bottom = self.x + self.width, self.y + self.height
+        starts_before = self.x <= other.x and self.y <= other.y
+        return starts_before and right >= other.x + other.width and bottom >= other.y + other.height
+
+
+@dataclass(frozen=True)
 class Encoding:
     """One text as the denoiser reads it.
 
@@ -20,12 +36,15 @@ class Encoding:
         pooled: (1, width) float32, the whole text in one row; None for families that do without.
         time_ids: (1, 6) float32, sizes as `diffusion.conditions.size_ids` has them; None: the picture's own.
         guidance: (1, dim) float32, the embedded guidance of a distilled model; None for all others.
+        area: what it speaks of; None: the whole picture. strength: how much it counts among others.
     """
 
     hidden: np.ndarray
     pooled: np.ndarray | None = None
     time_ids: np.ndarray | None = None
     guidance: np.ndarray | None = None
+    area: Area | None = None
+    strength: float = 1.0
 
     def zeroed(self) -> Encoding:
         """The same with nothing said at all: zeros."""

@@ -18,8 +18,10 @@ from ..diffusion.sampler import PairDenoiser, SamplerState, SamplerStep, sample
 from ..diffusion.schedulers import Scheduler
 from ..errors import EngineError
 from ..pack import Pack
+from .areas import blended, has_areas, with_counterparts
 from .conditioning import Conditioning, Encoding, feeds_of
-from .decoding import WHOLE, decode, decode_tiled
+from .decoding import WHOLE, decode, run_decoder
+from .feathering import decode_three_ways
 from .graphtimes import Pace
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
@@ -89,17 +91,27 @@ class Stages:
             told = guidance_embedding(guidance, dim)
             conditioning = [replace(encoding, guidance=told) for encoding in conditioning]
             guidance = 1
+        if unconditional is not None and guidance != 1:
+            conditioning, unconditional = (
+                with_counterparts(conditioning, unconditional),
+                with_counterparts(unconditional, conditioning),
+            )
         return sample(
             self.predict, scheduler, latents, conditioning, unconditional, guidance, rng, pair, resume
         )
 
     def predict(self, latents: np.ndarray, timestep: float, conditioning: Conditioning) -> np.ndarray:
         """The denoiser's output for (b, c, h, w) latents, one graph run for each picture and encoding."""
-        rows = [
-            _mean([self.unet(latents[k : k + 1], timestep, encoding) for encoding in conditioning])
-            for k in range(len(latents))
-        ]
+        rows = [self._answer(latents[k : k + 1], timestep, conditioning) for k in range(len(latents))]
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def _answer(self, latents: np.ndarray, timestep: float, conditioning: Conditioning) -> np.ndarray:
+        def look(part: np.ndarray, encoding: Encoding) -> np.ndarray:
+            return self.unet(part, timestep, encoding)
+
+        if has_areas(conditioning):
+            return blended(look, latents, conditioning, self.pack.manifest.latent_downscale)
+        return _mean([look(latents, encoding) for encoding in conditioning])
 
     def predict_pair(
         self, latents: np.ndarray, timestep: float, conditioning: Conditioning, unconditional: Conditioning
@@ -137,9 +149,10 @@ class Stages:
         return sample
 
     def decode_tiled(self, latents: np.ndarray, tile: int, overlap: int) -> np.ndarray:
-        """As `decode`, in blended tiles: see `decoding.decode_tiled`."""
+        """As `decode`, in tiles as ComfyUI lays them: see `feathering.decode_three_ways`."""
         side = self.pack.manifest.latent_downscale
-        return decode_tiled(self.sessions, latents, side, tile, overlap)
+        session = self.sessions.get("vae_decoder")
+        return decode_three_ways(lambda part: run_decoder(session, part), latents, tile, overlap, side)
 
     def encode_picture(self, sample: np.ndarray) -> np.ndarray:
         """(1, 3, height, width) float32 in [-1, 1] -> (1, c, h, w) of the autoencoder's latents.

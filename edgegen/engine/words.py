@@ -14,13 +14,19 @@ from ..diffusion.prompt import embedding_problem, token_problem
 from ..diffusion.tokenizer import ClipTokenizer
 from ..diffusion.webui import editing_problem
 from ..errors import EngineError
-from ..pack import Pack
+from ..pack import Manifest, Pack
 from .conditioning import Encoding
 from .session import SessionCache, output_of
 
 PROMPTS_REMEMBERED = 8
 FIRST, SECOND = "text_encoder", "text_encoder_2"
 NUMBERED = "hidden_states."
+
+
+def last_layer_read(manifest: Manifest) -> int:
+    """Which layer's output the text encoders in a pack give, counted from the whole model's end, -1 being the
+    last: Stable Diffusion 2 and XL read the one before, and the graphs end there."""
+    return -2 if SECOND in manifest.graphs or manifest.family == "sd2" else -1
 
 
 class Words:

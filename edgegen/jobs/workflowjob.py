@@ -97,7 +97,7 @@ def prepare_workflow(
     values = {name: str(value) for name, value in {**data, **added}.items() if name in FILLS}
     values |= {name: str(value) for name, value in data.get("values", {}).items()}
     graph = fill_placeholders(graph, values)
-    check_workflow(graph, catalogue(), lambda _, plain: bound_problems(plain, limits))
+    check_workflow(graph, catalogue(), lambda kind, plain: bound_problems(plain, limits, kind))
     _check_text(workflow_text(graph))
     return graph, added
 

@@ -12,13 +12,14 @@ from edgegen.errors import PackError
 from edgegen.pack import Manifest, Pack
 
 from .. import evaluate as ev
-from ..calibrate import Recorder
-from ..runner import Recipe, Runner
+from ..calibrate import Recorder, Records
+from ..runner import DRAWING_ROLES, Recipe, Runner
 from .data import Report, read_report
 from .make import empty_report, with_costs, with_pictures
 
 SEED = 900_000  # as in a build: far from the calibration's
 RECORDS = 16
+ROUNDS = 3  # a build measures once
 
 
 def measure_against(pack: Pack, reference: Pack, prompts: Sequence[str]) -> tuple[Manifest, Report]:
@@ -31,23 +32,23 @@ def measure_against(pack: Pack, reference: Pack, prompts: Sequence[str]) -> tupl
     """
     _check_kin(pack, reference)
     known = read_report(reference.folder)
-    roles = [role for role in pack.manifest.graphs if role in reference.manifest.graphs]
+    roles = [
+        role for role in DRAWING_ROLES if role in pack.manifest.graphs.keys() & reference.manifest.graphs
+    ]
     graphs, references = ({role: p.graph(role) for role in roles} for p in (pack, reference))
     with tempfile.TemporaryDirectory(prefix="edgegen-against-") as name:
-        recorder = Recorder(Path(name), RECORDS)
+        recorder = Recorder(Path(name), RECORDS, hold_out=False)
         recipe = Recipe.of_pack(pack)
-        wanted = ev.make_pictures(Runner(references, recipe, observer=recorder), prompts, SEED, "fp32")
+        wanted = ev.make_pictures(Runner(references, recipe, observer=recorder), prompts, SEED)
         gc.collect()
-        got = ev.make_pictures(Runner(graphs, recipe), prompts, SEED, pack.name)
+        got = ev.make_pictures(Runner(graphs, recipe), prompts, SEED)
         gc.collect()
-        records = {role: recorder.records(role) for role in roles}
+        records = {role: Records.of(Path(name), role) for role in roles}
         drifts = {
-            role: ev.as_json(ev.graph_drift(references[role], graphs[role], records[role]))
-            for role in roles
-            if records[role]
+            role: ev.as_json(ev.graph_drift(graphs[role], records[role])) for role in roles if records[role]
         }
         report = with_pictures(empty_report(known.export_errors if known else {}), prompts, SEED, wanted, got)
-        report = with_costs(report, references, graphs, records)
+        report = with_costs(report, references, graphs, records, ROUNDS)
     return _with_evaluation(pack.manifest, drifts, ev.as_json(ev.picture_drift(wanted, got))), report
 
 

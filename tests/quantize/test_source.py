@@ -13,6 +13,7 @@ from edgegen.diffusion.tokenizer import ClipTokenizer
 from edgegen.errors import PackError
 from quantize.configs import latent_downscale
 from quantize.defaults import default_settings, default_sizes, pack_name, read_defaults
+from quantize.original import Hints
 from quantize.source import SourceError, open_source
 from quantize.vocabulary import write_tokenizer
 
@@ -71,11 +72,17 @@ def test_pickles_are_refused_with_the_way_out(copy: Path, tmp_path: Path):
     assert "save_pretrained" in refusal(single)
 
 
-def test_a_single_safetensors_file_and_a_missing_folder_are_refused(tmp_path: Path):
+def test_an_empty_file_and_a_missing_folder_are_refused(tmp_path: Path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"")
-    assert "diffusers folder is wanted" in refusal(file)
+    assert "no sound safetensors file" in refusal(file)
     assert "does not exist" in refusal(tmp_path / "nowhere")
+    assert "does not exist" in refusal(tmp_path / "nowhere.ckpt")
+
+
+def test_what_only_a_file_needs_is_refused_for_a_folder(checkpoint: Path):
+    with pytest.raises(SourceError, match="--prediction and --turbo are for files"):
+        open_source(checkpoint, Hints(turbo=True))
 
 
 def test_no_weights_and_broken_json(copy: Path):

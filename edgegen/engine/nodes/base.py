@@ -19,10 +19,23 @@ NodeWork = Generator[Any, None, tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Latents:
-    """LATENT: (b, c, h, w) float32 as the autoencoder has them, one for `downscale` pixels a side."""
+    """LATENT: (b, c, h, w) float32 as the autoencoder has them, one for `downscale` pixels a side.
+
+    Attributes:
+        scale: the `latent_scale` of that autoencoder's pack; None: of none yet, they are empty.
+        mask: (n, 1, h, w) float32 of any size, 1 where samplers paint, 0 where they keep; None: all of it.
+    """
 
     samples: np.ndarray
     downscale: int = 8
+    scale: float | None = None
+    mask: np.ndarray | None = None
+
+    def scaled_for(self, scale: float) -> np.ndarray:
+        """The samples as an autoencoder of another scale has them."""
+        if self.scale is None or self.scale == scale:
+            return self.samples
+        return self.samples * np.float32(self.scale / scale)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -41,7 +54,8 @@ class Shown:
 
 class Node:
     """One class of nodes. MODEL, CLIP and VAE are a `Stages`; CONDITIONING is a `Conditioning`;
-    IMAGE is (b, 3, h, w) float32, -1 black to 1 white; MASK is (b, h, w) float32, 0 to 1.
+    IMAGE is (b, 3, h, w) float32, -1 black to 1 white; MASK is (b, h, w) float32, 0 to 1; SAMPLER is a name;
+    SIGMAS is (steps + 1,) float64, falling.
 
     Attributes:
         INPUTS, OUTPUTS: names, types, defaults and ranges are ComfyUI's.

@@ -28,11 +28,8 @@ METHOD = Input(COMBO, choices=(*METHODS, "lanczos"))
 PREFIX_MAX_CHARS = 200
 
 
-class LoadImage(Node):
-    """A picture of the input folder, turned as its camera was, and where it is transparent."""
-
-    INPUTS = {"image": Input(COMBO)}
-    OUTPUTS = (IMAGE, MASK)
+class _PictureFile(Node):
+    """Reads a picture of the input folder."""
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
         try:
@@ -45,17 +42,40 @@ class LoadImage(Node):
         with bench.input_file(values["image"]).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def run(self, bench: Workbench, image: str) -> tuple[Any, ...]:
+    def decoded(self, bench: Workbench, image: str) -> Image.Image:
+        """The picture, turned as its camera was. Raises BadRequest naming the input."""
         try:
             with _opened(bench.input_file(image)) as opened:
                 turned = ImageOps.exif_transpose(opened)
-                rgb = np.asarray(turned.convert("RGB"))
-                mask = _mask(turned)
+                turned.load()
         except BadRequest as err:
             raise refuse("image", image, str(err)) from None
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
             raise refuse("image", image, f"cannot be decoded: {str(err)[:100]}") from None
-        return to_model_input(rgb), mask
+        return turned
+
+
+class LoadImage(_PictureFile):
+    """A picture, and where it is transparent."""
+
+    INPUTS = {"image": Input(COMBO)}
+    OUTPUTS = (IMAGE, MASK)
+
+    def run(self, bench: Workbench, image: str) -> tuple[Any, ...]:
+        picture = self.decoded(bench, image)
+        return to_model_input(np.asarray(picture.convert("RGB"))), _mask(picture)
+
+
+class LoadImageMask(_PictureFile):
+    """One channel of a picture as a mask; of alpha, where it is transparent."""
+
+    INPUTS = {"image": Input(COMBO), "channel": Input(COMBO, choices=("alpha", "red", "green", "blue"))}
+    OUTPUTS = (MASK,)
+
+    def run(self, bench: Workbench, image: str, channel: str) -> tuple[Any, ...]:
+        band = self.decoded(bench, image).convert("RGBA").getchannel(channel[0].upper())
+        mask = np.asarray(band, np.float32)[None] / np.float32(255)
+        return (1 - mask if channel == "alpha" else mask,)
 
 
 class ImageScale(Node):
