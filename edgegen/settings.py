@@ -29,6 +29,7 @@ SAMPLERS = (
 )
 SCHEDULES = ("normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta")
 NO_STYLE = "No style"  # the choice that changes nothing
+PROMPT_SYNTAXES = ("comfyui", "a1111")
 GpioPin = Annotated[int, Field(ge=0, le=27)]
 
 

@@ -40,7 +40,7 @@ class GraphSession:
 
     Attributes:
         name: for messages: the role or the file.
-        inputs: name -> (dtype, rank); outputs: names.
+        inputs: name -> (dtype, rank); outputs: names. shapes: name -> sides, None for a free one.
         properties: the graph's own metadata.
         runs: how often it ran.
         times: told of every run; None: nobody is.
@@ -51,6 +51,9 @@ class GraphSession:
     def __init__(self, session: Any, name: str):
         self.name = name
         self.inputs = {i.name: (_dtype(i.type, i.name, name), len(i.shape)) for i in session.get_inputs()}
+        self.shapes = {
+            i.name: [s if isinstance(s, int) else None for s in i.shape] for i in session.get_inputs()
+        }
         self.outputs = [o.name for o in session.get_outputs()]
         self.properties: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         self.runs = 0
