@@ -21,7 +21,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ...settings import MqttSettings
 from .backoff import backoff_s
-from .client import CONNECT_TIMEOUT_S, make_client, publish_properties
+from .client import CONNECT_TIMEOUT_S, RECEIVE_MAXIMUM, make_client, publish_properties
 from .messages import Outgoing
 from .outbox import WINDOW, Outbox
 
@@ -31,6 +31,7 @@ FAREWELL_TIMEOUT_S = 3.0
 STABLE_AFTER_S = 10.0
 BAD_LOGIN = (0x86, 0x87)
 SESSION_TAKEN_OVER = 0x8E
+TOGETHER = RECEIVE_MAXIMUM  # without acknowledgements the broker sends no more
 SHORT_LIVES_ARE_A_CLASH = 3  # mosquitto before 2.0.12 does not say that a session was taken over
 PACKET_OVERHEAD = 1024  # topic and properties beside a payload, generously
 
@@ -42,7 +43,7 @@ class Connection:
         topics: subscribed at QoS 1 on every CONNACK; with retained messages flagged as such.
         unwanted: unsubscribed before that: a session of an earlier configuration may still hold them.
         will: what the broker says when we vanish.
-        on_message: gets every message on our network thread; acknowledges by `acknowledge`.
+        on_messages: gets what came together, in order, on our network thread; acknowledges by `acknowledge`.
         on_up: called whenever connected and subscribed, before anything of the outbox is sent.
     """
 
@@ -53,7 +54,7 @@ class Connection:
         topics: tuple[str, ...],
         will: Outgoing,
         outbox: Outbox,
-        on_message: Callable[[paho.MQTTMessage], object],
+        on_messages: Callable[[list[paho.MQTTMessage]], object],
         on_up: Callable[[], object],
         rng: random.Random,
         unwanted: tuple[str, ...] = (),
@@ -62,7 +63,8 @@ class Connection:
         self._unwanted = unwanted
         self._expiry_s = settings.status_expiry_s
         self._outbox = outbox
-        self._on_message_of_owner = on_message
+        self._on_messages = on_messages
+        self._arrived: list[paho.MQTTMessage] = []
         self._on_up = on_up
         self._rng = rng
         self._where = f"{settings.host}:{settings.port}"
@@ -105,7 +107,7 @@ class Connection:
                 thread.join(CONNECT_TIMEOUT_S + 1)
 
     def acknowledge(self, message: paho.MQTTMessage) -> None:
-        """PUBACK. Only from within `on_message`, so it always belongs to the connection it came by."""
+        """PUBACK. Only from within `on_messages`, so it always belongs to the connection it came by."""
         self._client.ack(message.mid, message.qos)
 
     def ask_redelivery(self, delay_s: float) -> None:
@@ -143,11 +145,34 @@ class Connection:
 
     def _serve(self) -> None:
         """Until the connection ends, by us or by others."""
-        while self._client.loop(timeout=1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+        self._arrived = []  # of an earlier connection: the broker sends them again
+        while self._read(timeout_s=1.0):
+            self._hand_over()
             if self._closing.is_set() or self._is_redelivery_due():
                 self._client.disconnect()
+        self._arrived = [message for message in self._arrived if message.qos == 0]  # will not come again
+        self._hand_over()
         if self._is_redelivery_due():
             self._redeliver_at = None
+
+    def _read(self, timeout_s: float) -> bool:
+        """What comes next, and what has come with it; False when the connection has ended."""
+        before = 0
+        while self._client.loop(timeout_s) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            count = len(self._arrived)
+            if count == before or count >= TOGETHER:
+                return True
+            before, timeout_s = count, 0.0
+        return False
+
+    def _hand_over(self) -> None:
+        messages, self._arrived = self._arrived, []
+        if not messages:
+            return
+        try:
+            self._on_messages(messages)
+        except Exception:
+            log.exception("%d MQTT messages not handled; left unacknowledged", len(messages))
 
     def _is_redelivery_due(self) -> bool:
         return self._redeliver_at is not None and time.monotonic() >= self._redeliver_at
@@ -229,10 +254,7 @@ class Connection:
             self._tell(f"connection lost: {reason_code}")
 
     def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
-        try:
-            self._on_message_of_owner(message)
-        except Exception:
-            log.exception("MQTT message not handled; left unacknowledged")
+        self._arrived.append(message)
 
     def _on_publish(
         self,
