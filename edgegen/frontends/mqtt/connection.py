@@ -21,7 +21,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ...settings import MqttSettings
 from .backoff import backoff_s
-from .client import CONNECT_TIMEOUT_S, RECEIVE_MAXIMUM, make_client, publish_properties
+from .client import CONNECT_TIMEOUT_S, RECEIVE_MAXIMUM, make_client, publish_properties, speaks_5
 from .messages import Outgoing
 from .outbox import WINDOW, Outbox
 
@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 FAREWELL_TIMEOUT_S = 3.0
 STABLE_AFTER_S = 10.0
-BAD_LOGIN = (0x86, 0x87)
+_LOGIN = "check mqtt.username and mqtt.password_file"
+HINTS = {0x84: "set mqtt.protocol to 3.1.1", 0x86: _LOGIN, 0x87: _LOGIN}  # by reason code of a CONNACK
 SESSION_TAKEN_OVER = 0x8E
 TOGETHER = RECEIVE_MAXIMUM  # without acknowledgements the broker sends no more
 SHORT_LIVES_ARE_A_CLASH = 3  # mosquitto before 2.0.12 does not say that a session was taken over
@@ -71,6 +72,7 @@ class Connection:
         self._closing = threading.Event()
         self._publishing = threading.Lock()
         self._up_since: float | None = None
+        self._is_answered = False
         self._redeliver_at: float | None = None
         self._max_packet: int | None = None
         self._receive_maximum = WINDOW
@@ -131,7 +133,7 @@ class Connection:
     def _network_loop(self) -> None:
         attempt = 0
         while not self._closing.is_set():
-            self._up_since = None
+            self._up_since, self._is_answered = None, False
             try:
                 self._client.reconnect()
                 self._serve()
@@ -192,12 +194,11 @@ class Connection:
         reason_code: ReasonCode,
         properties: Properties | None,
     ) -> None:
+        self._is_answered = True
         try:
             if reason_code.is_failure:
-                hint = (
-                    ": check mqtt.username and mqtt.password_file" if reason_code.value in BAD_LOGIN else ""
-                )
-                self._tell(f"refuses us ({reason_code}){hint}")
+                hint = HINTS.get(reason_code.value)
+                self._tell(f"refuses us ({reason_code}){f': {hint}' if hint else ''}")
                 return
             self._tell("connected", logging.INFO)
             self._up_since = time.monotonic()
@@ -205,13 +206,19 @@ class Connection:
             self._receive_maximum = getattr(properties, "ReceiveMaximum", WINDOW)
             if self._unwanted:
                 client.unsubscribe(list(self._unwanted))
-            # retainAsPublished: a command sent with the retain flag shows it, and is refused.
-            options = SubscribeOptions(
-                qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
-            )
-            client.subscribe([(topic, options) for topic in self._topics])
+            self._subscribe(client)
         except Exception:
             log.exception("MQTT: after CONNACK")
+
+    def _subscribe(self, client: paho.Client) -> None:
+        if not speaks_5(client):
+            client.subscribe([(topic, 1) for topic in self._topics])
+            return
+        # retainAsPublished: a command sent with the retain flag shows it, and is refused.
+        options = SubscribeOptions(
+            qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+        )
+        client.subscribe([(topic, options) for topic in self._topics])
 
     def _on_subscribe(
         self,
@@ -240,6 +247,11 @@ class Connection:
         _properties: Properties | None,
     ) -> None:
         self._outbox.shut()
+        if not self._is_answered:
+            self._tell(
+                "hangs up before it answers: is it an MQTT broker, does it want mqtt.tls? "
+                "If it knows no MQTT 5, set mqtt.protocol to 3.1.1"
+            )
         if self._closing.is_set() or self._up_since is None or self._is_redelivery_due():
             return
         self._short_lives = 0 if self._was_stable() else self._short_lives + 1
@@ -288,7 +300,8 @@ class Connection:
         try:
             payload = message.payload() if callable(message.payload) else message.payload
             if payload is not None and self._fits(message.topic, payload):
-                properties = publish_properties(message, payload, self._expiry_s)
+                is_5 = speaks_5(self._client)
+                properties = publish_properties(message, payload, self._expiry_s) if is_5 else None
                 info = self._client.publish(message.topic, payload, message.qos, message.retain, properties)
                 mid = info.mid if message.qos else None
         except Exception:
