@@ -197,6 +197,9 @@ class MqttSettings(Section):
     enabled: bool = Field(False, description="Take jobs from an MQTT broker.")
     host: str = Field("localhost", min_length=1, max_length=255, description="Broker's host name or address.")
     port: int = Field(1883, ge=1, le=65535, description="Broker's port (8883 is usual for TLS).")
+    protocol: Literal["5", "3.1.1"] = Field(
+        "5", description="MQTT version; with 3.1.1 no expiry, no Response Topic, no Correlation Data."
+    )
     username: str = Field("", max_length=255, description="User name at the broker; empty: anonymous.")
     password_file: Path | None = Field(
         None,
