@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from ..errors import BadRequest, UnknownPack
 from ..pack import Pack, scan_packs
 from ..settings import LimitSettings
-from .memorychoice import memory_for
+from .memorychoice import memory_for_any
 from .providers import ProviderChoice, choose_provider
 from .stages import Stages
 
@@ -71,7 +71,7 @@ class Workbench:
         if pack.name not in self._stages:
             self.provider_name()
             assert not isinstance(self._provider, str)
-            memory = memory_for(pack.manifest, self._provider, self._memory)
+            memory = memory_for_any(pack.manifest, self._provider, self._memory)
             self._stages[pack.name] = Stages(pack, self._provider, self._threads, memory.mode)
         return self._stages[pack.name]
 
