@@ -38,8 +38,9 @@ class GraphFacts:
 
     Attributes:
         sqnr_db, relative_error: on inputs that calibration never saw.
-        reached_db, all_int8_db: on recorded inputs of the calibration, as it is and with nothing kept float;
+        reached_db, all_int8_db: on runs recorded for quantizing, as it is and with nothing kept float;
             `target_db` was to be reached.
+        ranges: how those of activations were chosen.
         layers: loudest first.
         timesteps: (timestep, SQNR in dB), from noise to picture.
         part_of: the earlier graph whose weights this one shares, so that only its own bytes count.
@@ -55,6 +56,7 @@ class GraphFacts:
     all_int8_db: float | None = None
     target_db: float | None = None
     records: float | None = None
+    ranges: str = ""
     layers: tuple[Layer, ...] = ()
     kept: tuple[str, ...] = ()
     timesteps: tuple[tuple[float, float], ...] = ()
@@ -158,6 +160,7 @@ def _graph(manifest: Manifest, role: str, said: Mapping[str, Any], report: Repor
         all_int8_db=figures.get("calibration_sqnr_db_all_int8"),
         target_db=figures.get("target_sqnr_db"),
         records=figures.get("calibration_records"),
+        ranges=_words(said.get("ranges")),
         layers=_layers(_numbers(said.get("layer_sqnr_db")), set(kept)),
         kept=kept,
         timesteps=_timesteps(said.get("sqnr_db_by_timestep")),
