@@ -18,23 +18,36 @@ import torch
 import transformers
 
 from edgegen import __version__
-from edgegen.pack import GraphEntry, Manifest, Precision, TokenizerEntry, file_entry, write_manifest
+from edgegen.pack import (
+    GraphEntry,
+    Manifest,
+    Precision,
+    SecondTokenizer,
+    TokenizerEntry,
+    file_entry,
+    write_manifest,
+)
 
 from . import evaluate as ev
 from .calibrate import Recorder, Records, observations, record_runs
 from .convert import Int8Converter, Int8Options
+from .cut import HEAD, TAIL, cut_decoder
 from .defaults import PackDefaults, default_settings, default_sizes, pack_name, read_defaults
-from .export import ROLES, export
+from .export import export
 from .fp16 import convert_fp16
 from .graphs import graph_bytes, layers, load_graph, save_graph
+from .onnximport import import_graph
+from .original import Hints
 from .plan import Plan, make_plan
+from .preview import fit_latent_rgb
 from .progress import Progress
-from .ram import measure_ram, peaks_as_json, ram_needs
+from .ram import measure_needs
+from .report.make import attach, empty_report, with_costs, with_pictures
 from .rewrites import stamp
 from .runner import Recipe, Runner
-from .source import Source, open_source
+from .source import NO_HINTS, Source, open_source
 from .stages import counter, expected_stages
-from .vocabulary import write_tokenizer
+from .vocabulary import second_padding, write_tokenizer
 from .weightonly import WEIGHT_BITS, convert_weight_only
 from .work import Work, source_digest, work_folder
 
@@ -65,6 +78,7 @@ class BuildOptions:
     with_encoder: bool = False
     sheet: Path | None = None
     int8: Int8Options = field(default_factory=Int8Options)
+    hints: Hints = NO_HINTS
     force: bool = False
     fresh: bool = False
     budget_s: float = 480.0
@@ -74,13 +88,13 @@ def build_pack(folder: Path, out: Path, options: BuildOptions, progress: Progres
     """Build a pack; nothing appears at `out` before all of it is done. Cut off, the same call goes on.
 
     Args:
-        folder: diffusers checkpoint.
+        folder: the checkpoint, see `source.open_source`.
         out: the pack's folder, in a folder that exists.
         progress: told what happens; None: nobody is.
     Raises:
         SourceError: the checkpoint cannot be read. StorageError: `out` exists, or cannot be written.
     """
-    source = open_source(folder)
+    source = open_source(folder, options.hints)
     given = _with_flags(read_defaults(folder), options)
     progress = progress or Progress("quiet")
     transformers.utils.logging.disable_progress_bar()  # there is one overall progress
@@ -110,38 +124,51 @@ class _Builder:
         self.source, self.given, self.options = source, given, options
         self.work, self.progress, self.say = work, progress, progress.say
         self.stage, self.pack = work.folder, work.folder / "pack"
-        self.roles = (*ROLES, "vae_encoder") if options.with_encoder else ROLES
+        self.roles = (*source.roles, "vae_encoder") if options.with_encoder else source.roles
         self.float_graphs = {role: self.stage / "fp32" / role / "model.onnx" for role in self.roles}
         self.graphs = {role: self.pack / role / "model.onnx" for role in self.roles}
         self.reports: dict[str, dict[str, Any]] = {}
+        self.export_errors: dict[str, float] = {}
+        self.is_cut = False
         self.plan: Plan | None = None
-        write_tokenizer(source.folder / "tokenizer", self.pack / "tokenizer.json")
+        write_tokenizer(source.tokenizer, self.pack / "tokenizer.json", source.pad_token)
+        self.tokenizer_2 = _second_tokenizer(source)
 
     def build(self) -> Manifest:
         self.progress.expect(expected_stages(self.roles, self.options.precision, self.options.evaluate))
         self.progress.begin("read source")
         self._digest = source_digest(self.source.folder)
         for role in self.roles:
-            self._export(role)
+            self._make_float(role)
         self.plan = plan = self._make_plan()
         self._convert(plan)
+        self.is_cut = cut_decoder(self.graphs["vae_decoder"])
         manifest = self._manifest({}, 0)
+        self.report = empty_report(self.export_errors)
         if self.options.evaluate:
             write_manifest(self.pack, manifest)
             manifest = self._evaluated(manifest, plan)
+        manifest = attach(self.pack, manifest, self.report)
         write_manifest(self.pack, manifest)
         return manifest
 
-    def _export(self, role: str) -> None:
+    def _make_float(self, role: str) -> None:
         graph = self.float_graphs[role]
-        inputs = {"source": self._digest, "versions": _versions(), "role": role}
+        hints = repr(self.options.hints)
+        inputs = {"source": self._digest, "hints": hints, "versions": _versions(), "role": role}
 
-        def make() -> float:
+        def make() -> float | None:
+            if self.source.layout == "onnx":
+                import_graph(self.source, role, graph)
+                self.say(f"read {role} as it was exported")
+                return None
             error = export(self.source, role, graph)
             self.say(f"exported {role}: within {error:.1e} of torch")
             return error
 
-        self.work.step(f"export {role}", inputs, [graph.parent], make)
+        error = self.work.step(f"export {role}", inputs, [graph.parent], make)
+        if error is not None:
+            self.export_errors[role] = error
 
     def _make_plan(self) -> Plan:
         sizes = {role: graph_bytes(path) for role, path in self.float_graphs.items()}
@@ -206,7 +233,8 @@ class _Builder:
         o, folder = self.options, self.stage / "calibration"
         recipe = replace(self._recipe(), steps=plan.recording_steps)
         prompts = list(o.calibration_prompts)[: plan.recording_pictures]
-        inputs = [prompts, o.seed, o.samples, {**asdict(recipe), "tokenizer": ""}]
+        tokenizer = file_entry(recipe.tokenizer).sha256
+        inputs = [prompts, o.seed, o.samples, {**asdict(recipe), "tokenizer": tokenizer}]
 
         def make() -> None:
             steps = 2 * recipe.steps * len(prompts)
@@ -227,10 +255,11 @@ class _Builder:
             name=name,
             title=self.given.title or name,
             family=self.given.family or s.family,
-            graphs={role: self._entry(role, entries) for role in self.roles},
+            graphs=self._entries(entries),
             tokenizer=TokenizerEntry(
                 file="tokenizer.json", sha256=tokenizer.sha256, bytes=tokenizer.bytes, max_length=s.max_length
             ),
+            tokenizer_2=self.tokenizer_2,
             prediction_type=s.prediction_type,  # type: ignore[arg-type]
             beta_schedule=schedule.beta_schedule,  # type: ignore[arg-type]
             beta_start=schedule.beta_start,
@@ -242,6 +271,7 @@ class _Builder:
             latent_channels=s.latent_channels,
             latent_downscale=s.latent_downscale,
             latent_scale=s.latent_scale,
+            guidance_embedding_dim=s.guidance_embedding_dim,
             defaults=default_settings(s, self.given),
             sizes=default_sizes(s, self.given),
             target=self.options.int8.target if int8 else "any",
@@ -251,10 +281,16 @@ class _Builder:
             evaluation=evaluation,
         )
 
-    def _entry(self, role: str, real: bool) -> GraphEntry:
-        name = f"{role}/model.onnx"
-        paths = sorted(self.graphs[role].parent.iterdir()) if real else []
-        files = {f"{role}/{path.name}": file_entry(path) for path in paths}
+    def _entries(self, real: bool) -> dict[str, GraphEntry]:
+        """By role; the two parts of a cut decoder share its weights."""
+        entries = {role: self._entry(role, real) for role in self.roles}
+        parts = {"vae_decoder_head": HEAD, "vae_decoder_tail": TAIL} if real and self.is_cut else {}
+        return entries | {role: self._entry("vae_decoder", real, name) for role, name in parts.items()}
+
+    def _entry(self, role: str, real: bool, graph: str = "model.onnx") -> GraphEntry:
+        name = f"{role}/{graph}"
+        found = [self.graphs[role].with_name(n) for n in (graph, "model.onnx.data")] if real else []
+        files = {f"{role}/{path.name}": file_entry(path) for path in found if path.exists()}
         nothing = file_entry(self.pack / "tokenizer.json")
         return GraphEntry(file=name, precision=self.options.precision, files=files or {name: nothing})
 
@@ -288,10 +324,15 @@ class _Builder:
         self.progress.begin("measure")
         if self.options.sheet:
             ev.contact_sheet(wanted, got, self.options.sheet)
+        records = {role: Records.of(self.stage / "evaluation", role) for role in self.roles}
+        self.report = with_pictures(self.report, prompts, EVALUATION_SEED, wanted, got)
+        self.report = with_costs(self.report, self.float_graphs, self.graphs, records)
         cost = ev.measure_cost(self.pack, prompts[0], timed_steps=plan.timed_steps)
-        peaks = measure_ram(self.pack, prompts[0])
-        result = {**self._result(wanted, got, cost, recipe), "memory": peaks_as_json(peaks)}
-        found = {"evaluation": result, "min_ram_mb": math.ceil(cost.peak_mb), "ram_mb": ram_needs(peaks)}
+        needs, memory = measure_needs(self.pack, prompts[0])
+        result = {**self._result(wanted, got, cost, recipe), "memory": memory}
+        found = {"evaluation": result, "min_ram_mb": math.ceil(cost.peak_mb), "ram_mb": needs}
+        decoder, decoded = self.float_graphs["vae_decoder"], records["vae_decoder"]
+        found["latent_rgb"] = fit_latent_rgb(decoder, decoded, manifest.latent_scale)
         return Manifest.model_validate(manifest.model_copy(update=found))
 
     def _drawn(
@@ -306,7 +347,7 @@ class _Builder:
         file, records = self.stage / f"pictures-{which}.npy", self.stage / "evaluation"
 
         def make() -> None:
-            runner = Runner({role: graphs[role] for role in ROLES}, recipe, observer=recorder)
+            runner = Runner({role: graphs[role] for role in self.source.roles}, recipe, observer=recorder)
             advance = counter(self.progress, len(prompts))
             np.save(file, np.array(ev.make_pictures(runner, prompts, EVALUATION_SEED, advance)))
             gc.collect()
@@ -347,6 +388,13 @@ class _Builder:
             "pictures": ev.as_json(ev.picture_drift(wanted, got)),
             "cost": {**ev.as_json(cost), "machine": f"{platform.machine()}, {_cpu_count()} CPUs"},
         }
+
+
+def _second_tokenizer(source: Source) -> SecondTokenizer | None:
+    if not source.is_sdxl:
+        return None
+    padding = second_padding(source.tokenizer, source.tokenizer_2, source.pad_token)
+    return None if padding is None else SecondTokenizer(pad_token_id=padding)
 
 
 def _versions() -> dict[str, str]:

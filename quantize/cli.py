@@ -12,9 +12,10 @@ from typing import Any
 import click
 
 from edgegen.errors import EdgegenError
-from edgegen.pack import Manifest, Pack
+from edgegen.pack import Manifest, Pack, write_manifest
 
 from . import evaluate as ev
+from .original import Hints
 from .progress import Progress, Style
 from .prompts import calibration_prompts, evaluation_prompts, read_prompts
 from .source import SourceError, open_source
@@ -38,6 +39,7 @@ def cli() -> None:
     \b
     python -m quantize SOURCE -o PACK --precision int8     build (see: build --help)
     python -m quantize compare PACK_A PACK_B               how far apart are their pictures?
+    python -m quantize report PACK --open                  what it is, lost and costs, as one page
     """
 
 
@@ -63,6 +65,13 @@ _FILE = click.Path(path_type=Path)
     help="Whose INT8 kernels to favour. any and x86-64: unsigned activations and 7-bit weights, exact also "
     "on CPUs without VNNI. arm64: signed activations, 8-bit weights.",
 )
+@click.option("--tokenizer", type=_FILE, help="For a single file: a folder with CLIP's tokenizer.")
+@click.option(
+    "--prediction",
+    type=click.Choice(["epsilon", "v_prediction"]),
+    help="For a single file of Stable Diffusion 2: what it predicts.",
+)
+@click.option("--turbo", is_flag=True, help="The single file is distilled to few steps without guidance.")
 @click.option("--name", help="Name of the pack (default: from pack_defaults.json, else the folder's).")
 @click.option("--title", help="One line for people.")
 @click.option("--licence", help="Licence of the weights.")
@@ -127,18 +136,24 @@ _FILE = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON, one object a line.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 def build(source: Path, output: Path, precision: str, target: str, **flags: Any) -> None:
-    """Build a pack from SOURCE, a diffusers folder.
+    """Build a pack from SOURCE: a diffusers folder, one .safetensors file, or a folder of ONNX graphs.
 
-    SOURCE holds text_encoder/, unet/, vae/, scheduler/ and tokenizer/, with weights as safetensors.
-    pack_defaults.json in it may set name, title, defaults (sampler, steps, guidance, width, height), sizes,
-    licence and provenance.
+    \b
+    A folder holds text_encoder/, unet/, vae/, scheduler/ and tokenizer/ (SDXL also text_encoder_2/).
+    A file is Stable Diffusion 1, 2 or XL whole, as trained; it needs --tokenizer FOLDER.
+    ONNX graphs lie as optimum exports them: unet/model.onnx and so on, scheduler/, tokenizer/.
+    Pickles (.ckpt, .bin, .pt) run code when they are opened and are refused, whatever their name.
+
+    pack_defaults.json in the folder (NAME.pack_defaults.json beside a file) may set name, title, defaults
+    (sampler, steps, guidance, width, height), sizes, licence and provenance.
 
     Every graph is compared with PyTorch after export. For INT8, pictures are made in float32 first and what
     the graphs see is recorded; layers are judged one by one and the few that hurt most stay float. The pack
     carries its own evaluation. Nothing appears at OUTPUT before all of it is done. Cut off, by Ctrl-C or by
     the power, the same command goes on from the last finished step, kept in OUTPUT.work.
     """
-    open_source(source)  # a wrong source is told at once: importing torch takes seconds
+    hints = Hints(flags["tokenizer"], flags["prediction"], flags["turbo"])
+    open_source(source, hints)  # a wrong source is told at once: importing torch takes seconds
     from .build import BuildOptions, build_pack
     from .convert import TARGET_SQNR_DB, Int8Options
 
@@ -165,6 +180,7 @@ def build(source: Path, output: Path, precision: str, target: str, **flags: Any)
         with_encoder=flags["with_encoder"],
         sheet=flags["sheet"],
         int8=int8,
+        hints=hints,
         force=flags["force"],
         fresh=flags["fresh"],
         budget_s=60 * flags["budget"],
@@ -264,6 +280,43 @@ def compare(
         f"{drift.pictures} pictures: PSNR {drift.psnr_db:.2f} dB (worst {drift.psnr_db_worst:.2f}), "
         f"SSIM {drift.ssim:.4f} (worst {drift.ssim_worst:.4f}); {PICTURES_BAR}"
     )
+
+
+@cli.command()
+@click.argument("pack", type=_FILE)
+@click.option("-o", "--output", type=_FILE, help="Where to write the page; default: report.html in the pack.")
+@click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
+@click.option(
+    "--against",
+    type=_FILE,
+    metavar="FP32_PACK",
+    help="Measure anew: pictures, drift and costs, next to a --precision fp32 pack of the same source.",
+)
+@click.option("--prompts", type=_FILE, help="With --against: one prompt a line; default: 50 everyday things.")
+def report(pack: Path, output: Path | None, show: bool, against: Path | None, prompts: Path | None) -> None:
+    """Write PACK's report anew, as one HTML page with pictures and plots and nothing outside it.
+
+    What it shows is in the pack: pack.json, and report.json with the pictures and what every graph costs.
+    With -o only the page is written; without it what is new goes into the pack, its hashes into pack.json.
+    """
+    from .report.data import PAGE_NAME, read_report
+    from .report.make import attach, write_page
+
+    opened = Pack.open(pack)
+    manifest, found = opened.manifest, read_report(pack)
+    if against:
+        from .report.against import measure_against
+
+        words = read_prompts(prompts) if prompts else evaluation_prompts(50)
+        manifest, found = measure_against(opened, Pack.open(against), words)
+    page = output or pack / PAGE_NAME
+    if output:
+        write_page(output, manifest, found)
+    else:
+        write_manifest(pack, attach(pack, manifest, found))
+    click.echo(f"{page}: {page.stat().st_size / 1e6:.2f} MB")
+    if show:
+        click.launch(page.absolute().as_uri())
 
 
 def _stop(*_: object) -> None:

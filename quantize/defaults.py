@@ -14,6 +14,7 @@ from .source import Source, SourceError
 
 FILE_NAME = "pack_defaults.json"
 MAX_BYTES = 1 << 20
+EMBEDDED_GUIDANCE = 8.0  # Luo et al. 2023, arXiv:2310.04378
 
 
 class PartialDefaults(BaseModel):
@@ -41,12 +42,14 @@ class PackDefaults(BaseModel):
 
 
 def read_defaults(folder: Path) -> PackDefaults:
-    """`pack_defaults.json` of a source folder; all empty when there is none.
+    """`pack_defaults.json` of a source folder, `NAME.pack_defaults.json` beside a file `NAME.safetensors`.
+
+    All empty when there is none.
 
     Raises:
         SourceError: naming every wrong key.
     """
-    path = folder / FILE_NAME
+    path = folder.with_suffix(f".{FILE_NAME}") if folder.is_file() else folder / FILE_NAME
     if not path.exists():
         return PackDefaults.model_validate({})
     try:
@@ -61,21 +64,23 @@ def read_defaults(folder: Path) -> PackDefaults:
 
 
 def pack_name(source: Source, given: PackDefaults) -> str:
-    """The file's name, or the folder's with what names may not hold replaced by `-`."""
+    """The defaults' name, or the source's with what names may not hold replaced by `-`."""
     if given.name:
         return given.name
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.folder.resolve().name).strip("-._")[:64]
+    path = source.folder.resolve()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path.is_file() else path.name).strip("-._")[:64]
     return name or "pack"
 
 
 def default_settings(source: Source, given: PackDefaults) -> Defaults:
     """Sampler, steps, guidance and size of a job that asks for nothing else."""
     d, side = given.defaults, source.native_size
-    lcm = (d.sampler or source.sampler) == "lcm"
+    sampler = d.sampler or source.sampler
+    few = sampler == "lcm" or source.is_turbo
     values = {
-        "sampler": d.sampler or source.sampler,
-        "steps": d.steps or (4 if lcm else 20),
-        "guidance": float(d.guidance or (1.0 if lcm else 7.5)),
+        "sampler": sampler,
+        "steps": d.steps or (4 if few else 20),
+        "guidance": float(d.guidance or _guidance(source, few)),
         "width": d.width or side,
         "height": d.height or side,
     }
@@ -84,6 +89,13 @@ def default_settings(source: Source, given: PackDefaults) -> Defaults:
     except ValidationError as err:
         rows = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors(include_url=False)]
         raise SourceError(f"defaults: {'; '.join(rows)}") from None
+
+
+def _guidance(source: Source, few_steps: bool) -> float:
+    """What a checkpoint is usually guided by; a model distilled to few steps either embeds it or has none."""
+    if source.guidance_embedding_dim:
+        return EMBEDDED_GUIDANCE
+    return 1.0 if few_steps else 7.5
 
 
 def default_sizes(source: Source, given: PackDefaults) -> Sizes:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,12 @@ from torch.onnx import symbolic_helper
 
 from edgegen.errors import EdgegenError
 
-from . import source as sources
-from .attention import ONE_NODE, use_one_node_attention
 from .graphs import annotate_types, load_graph, save_graph
 from .metrics import relative_error
 from .source import Source
+from .specs import SPECS, GraphSpec
 
 OPSET = 18
-ROLES = ("text_encoder", "unet", "vae_decoder")
-OPTIONAL_ROLES = ("vae_encoder",)
 PARITY = 1e-4
 # (batch, share of the native side): traced and compared small, once compared at full size
 SHAPES = ((2, (1, 2)), (1, (1, 1)), (3, (1, 4)))
@@ -46,148 +42,6 @@ class ExportError(EdgegenError, RuntimeError):
 
     code = "bad_export"
     exit_code = 5
-
-
-@dataclass(frozen=True)
-class GraphSpec:
-    """How one part of a checkpoint becomes a graph.
-
-    Attributes:
-        module: the torch module; its inputs and outputs in the order of the names.
-        axes: tensor name -> {axis: name} of all axes that may change between runs.
-        examples: (batch, scale) -> inputs; the first is traced, the others only compared.
-    """
-
-    role: str
-    module: nn.Module
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    axes: dict[str, dict[int, str]]
-    examples: Callable[[int, tuple[int, int]], tuple[torch.Tensor, ...]]
-
-
-_PICTURE_AXES = {0: "batch", 2: "height", 3: "width"}
-_WORD_AXES = {0: "batch", 1: "sequence"}
-
-
-class _TextEncoder(nn.Module):
-    def __init__(self, model: Any):
-        super().__init__()
-        self.text_encoder = model
-
-    def forward(self, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        out = self.text_encoder(input_ids)
-        return out.last_hidden_state, out.pooler_output
-
-
-class _Unet(nn.Module):
-    def __init__(self, model: Any):
-        super().__init__()
-        self.unet = model
-
-    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        return self.unet(sample, timestep, words, return_dict=False)[0]
-
-
-class _VaeDecoder(nn.Module):
-    """Takes latents / latent_scale, as the runtime hands them over; adds the shift some autoencoders have."""
-
-    def __init__(self, model: Any, shift: float):
-        super().__init__()
-        self.vae, self.shift = model, shift
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.vae.decode(latents + self.shift if self.shift else latents, return_dict=False)[0]
-
-
-class _VaeEncoder(nn.Module):
-    """The mean of the latents, before scaling."""
-
-    def __init__(self, model: Any, shift: float):
-        super().__init__()
-        self.vae, self.shift = model, shift
-
-    def forward(self, sample: torch.Tensor) -> torch.Tensor:
-        encoded = self.vae.encode(sample, return_dict=False)[0]
-        latents = encoded.mode() if hasattr(encoded, "mode") and not torch.is_tensor(encoded) else encoded
-        return latents - self.shift if self.shift else latents
-
-
-def text_encoder_spec(source: Source) -> GraphSpec:
-    """input_ids (batch, sequence) int64 -> last_hidden_state, pooler_output."""
-    model = sources.load_text_encoder(source)
-    model.set_attn_implementation(ONE_NODE)
-    vocabulary = int(model.config.vocab_size)
-
-    def examples(batch: int, scale: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-        length = max(3, source.max_length * scale[0] // scale[1])
-        return (torch.randint(0, vocabulary, (batch, length)),)
-
-    axes = {"input_ids": _WORD_AXES, "last_hidden_state": _WORD_AXES, "pooler_output": {0: "batch"}}
-    outputs = ("last_hidden_state", "pooler_output")
-    return GraphSpec("text_encoder", _TextEncoder(model), ("input_ids",), outputs, axes, examples)
-
-
-def unet_spec(source: Source) -> GraphSpec:
-    """sample (batch, c, h, w), timestep (1,) float32, encoder_hidden_states -> out_sample.
-
-    Timesteps are float: some spacings lie between two training steps.
-    """
-    model = sources.load_unet(source)
-    use_one_node_attention(model)
-    width = int(source.configs["text_encoder"]["hidden_size"])
-    step = 2 ** (len(model.config.block_out_channels) - 1)
-
-    def examples(batch: int, scale: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-        high, wide = _sides(source.native_size // source.latent_downscale, scale, step)
-        sample = torch.randn(batch, source.latent_channels, high, wide)
-        return sample, torch.tensor([501.0]), torch.randn(batch, source.max_length, width)
-
-    axes = {"sample": _PICTURE_AXES, "encoder_hidden_states": _WORD_AXES, "out_sample": _PICTURE_AXES}
-    inputs = ("sample", "timestep", "encoder_hidden_states")
-    return GraphSpec("unet", _Unet(model), inputs, ("out_sample",), axes, examples)
-
-
-def vae_decoder_spec(source: Source) -> GraphSpec:
-    """latent_sample (batch, c, h, w), already divided by latent_scale -> sample in [-1, 1]."""
-    model = sources.load_vae(source)
-    use_one_node_attention(model)
-    module = _VaeDecoder(model, source.latent_shift)
-
-    def examples(batch: int, scale: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-        high, wide = _sides(source.native_size // source.latent_downscale, scale, 1)
-        return (torch.randn(batch, source.latent_channels, high, wide),)
-
-    axes = {"latent_sample": _PICTURE_AXES, "sample": _PICTURE_AXES}
-    return GraphSpec("vae_decoder", module, ("latent_sample",), ("sample",), axes, examples)
-
-
-def vae_encoder_spec(source: Source) -> GraphSpec:
-    """sample (batch, 3, H, W) in [-1, 1] -> latent_sample, before scaling."""
-    model = sources.load_vae(source)
-    use_one_node_attention(model)
-    module = _VaeEncoder(model, source.latent_shift)
-
-    def examples(batch: int, scale: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-        high, wide = _sides(source.native_size, scale, source.latent_downscale)
-        return (torch.rand(batch, 3, high, wide) * 2 - 1,)
-
-    axes = {"sample": _PICTURE_AXES, "latent_sample": _PICTURE_AXES}
-    return GraphSpec("vae_encoder", module, ("sample",), ("latent_sample",), axes, examples)
-
-
-def _sides(side: int, scale: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """A square at scale 1/1; else lower than wide, so that swapped axes show."""
-    high = max(multiple, side * scale[0] // scale[1] // multiple * multiple)
-    return (high, high) if scale == (1, 1) else (high, high + multiple)
-
-
-SPECS: dict[str, Callable[[Source], GraphSpec]] = {
-    "text_encoder": text_encoder_spec,
-    "unet": unet_spec,
-    "vae_decoder": vae_decoder_spec,
-    "vae_encoder": vae_encoder_spec,
-}
 
 
 def export(source: Source, role: str, path: Path) -> float:

@@ -15,6 +15,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 import onnxruntime as ort
 
+from edgegen.diffusion.conditions import guidance_embedding, size_ids
 from edgegen.diffusion.pixels import to_uint8
 from edgegen.diffusion.rng import NoiseSource
 from edgegen.diffusion.sampler import sample
@@ -23,16 +24,24 @@ from edgegen.diffusion.schedules import NoiseSchedule
 from edgegen.diffusion.tokenizer import ClipTokenizer
 from edgegen.pack import Manifest, Pack
 
+DRAWING_ROLES = ("text_encoder", "text_encoder_2", "unet", "vae_decoder")
 Feeds = dict[str, np.ndarray]
 Observer = Callable[[str, Feeds, Feeds], None]  # (role, inputs, outputs) of every run of a graph
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that turns words into a picture, but the graphs. Sides in pixels."""
+    """All that turns words into a picture, but the graphs. Sides in pixels.
+
+    Attributes:
+        pad_id_2: what the second text encoder's prompts are padded with; None: as the first's.
+        guidance_dim: width of the embedded guidance; None: guidance is a second pass.
+    """
 
     tokenizer: Path
     max_length: int
+    pad_id_2: int | None
+    guidance_dim: int | None
     schedule: NoiseSchedule
     prediction_type: str
     latent_channels: int
@@ -64,6 +73,8 @@ class Recipe:
         return cls(
             tokenizer=tokenizer,
             max_length=m.tokenizer.max_length,
+            pad_id_2=m.tokenizer_2.pad_token_id if m.tokenizer_2 else None,
+            guidance_dim=m.guidance_embedding_dim,
             schedule=schedule,
             prediction_type=m.prediction_type,
             latent_channels=m.latent_channels,
@@ -92,15 +103,16 @@ class Runner:
     def __init__(
         self, graphs: dict[str, Path], recipe: Recipe, threads: int = 0, observer: Observer | None = None
     ):
-        self.recipe = recipe
-        self._tokenizer = ClipTokenizer.from_file(recipe.tokenizer, recipe.max_length)
+        r = self.recipe = recipe
+        self._tokenizer = ClipTokenizer.from_file(r.tokenizer, r.max_length)
+        self._tokenizer_2 = ClipTokenizer.from_file(r.tokenizer, r.max_length, r.pad_id_2)
         self._sessions = {role: open_session(path, threads) for role, path in graphs.items()}
         self._observer = observer
 
     @classmethod
     def of_pack(cls, pack: Pack, threads: int = 0) -> Runner:
         """A pack at its defaults."""
-        roles = ("text_encoder", "unet", "vae_decoder")
+        roles = [role for role in pack.manifest.graphs if role in DRAWING_ROLES]
         return cls({role: pack.graph(role) for role in roles}, Recipe.of_pack(pack), threads)
 
     def picture(self, prompt: str, seed: int) -> np.ndarray:
@@ -110,28 +122,41 @@ class Runner:
         noise = NoiseSource(seed)
         sides = r.height // r.latent_downscale, r.width // r.latent_downscale
         latents = noise.normal((1, r.latent_channels, *sides)) * np.float32(scheduler.init_noise_sigma)
-        words, no_words = self._encode(prompt), self._encode("") if r.guidance != 1 else None
-        for step in sample(self._denoise, scheduler, latents, words, no_words, r.guidance, noise):
+        guidance = 1.0 if r.guidance_dim else r.guidance  # embedded: one pass does it all
+        words = self._encode(prompt)
+        no_words = self._encode_nothing(words) if guidance != 1 else None
+        for step in sample(self._denoise, scheduler, latents, words, no_words, guidance, noise):
             latents = step.latents
         scaled = (latents / r.latent_scale).astype(np.float32)
-        return to_uint8(self.run("vae_decoder", {"latent_sample": scaled}))
+        return to_uint8(self.run("vae_decoder", {"latent_sample": scaled})["sample"])
 
-    def _encode(self, text: str) -> np.ndarray:
-        return self.run("text_encoder", {"input_ids": self._tokenizer.encode(text)})
+    def _encode(self, text: str) -> Feeds:
+        """All inputs of the denoiser that stay the same over a run."""
+        r = self.recipe
+        first = self.run("text_encoder", {"input_ids": self._tokenizer.encode(text)})
+        more = {"timestep_cond": guidance_embedding(r.guidance, r.guidance_dim)} if r.guidance_dim else {}
+        if "text_encoder_2" not in self._sessions:
+            return {"encoder_hidden_states": first["last_hidden_state"], **more}
+        second = self.run("text_encoder_2", {"input_ids": self._tokenizer_2.encode(text)})
+        states = np.concatenate([first["hidden_states"], second["hidden_states"]], axis=2)
+        more |= {"text_embeds": second["text_embeds"], "time_ids": size_ids(r.width, r.height)}
+        return {"encoder_hidden_states": states, **more}
 
-    def _denoise(self, latents: np.ndarray, timestep: float, words: np.ndarray) -> np.ndarray:
-        feeds = {
-            "sample": latents.astype(np.float32),
-            "timestep": np.array([timestep], np.float32),
-            "encoder_hidden_states": words,
-        }
-        return self.run("unet", feeds)
+    def _encode_nothing(self, words: Feeds) -> Feeds:
+        """The empty prompt; for Stable Diffusion XL that is zeros, as on the device and in diffusers."""
+        if "text_encoder_2" not in self._sessions:
+            return self._encode("")
+        return {name: value if name == "time_ids" else np.zeros_like(value) for name, value in words.items()}
 
-    def run(self, role: str, feeds: Feeds) -> np.ndarray:
-        """The first output of a graph."""
+    def _denoise(self, latents: np.ndarray, timestep: float, words: Feeds) -> np.ndarray:
+        feeds = {"sample": latents.astype(np.float32), "timestep": np.array([timestep], np.float32), **words}
+        return self.run("unet", feeds)["out_sample"]
+
+    def run(self, role: str, feeds: Feeds) -> Feeds:
+        """All outputs of a graph, by name."""
         session = self._sessions[role]
-        outputs = session.run(None, feeds)
+        names = [output.name for output in session.get_outputs()]
+        outputs = dict(zip(names, session.run(names, feeds), strict=True))
         if self._observer:
-            names = (output.name for output in session.get_outputs())
-            self._observer(role, feeds, dict(zip(names, outputs, strict=True)))
-        return outputs[0]
+            self._observer(role, feeds, outputs)
+        return outputs

@@ -122,3 +122,11 @@ def test_a_missing_file_is_a_pack_error(tmp_path: Path) -> None:
 def test_a_merge_of_unknown_tokens_is_named() -> None:
     with pytest.raises(ValueError, match="merge 0 needs 'ab'"):
         ClipTokenizer({"a": 0, "b": 1, "<|startoftext|>": 2, "<|endoftext|>": 3}, [("a", "b")])
+
+
+def test_another_padding_token_changes_the_padding_alone() -> None:
+    own, zero = OURS.encode("a cat")[0], ClipTokenizer.from_file(FILE, pad_id=0).encode("a cat")[0]
+    end = own.tolist().index(OURS.end_id)
+    assert own[: end + 1].tolist() == zero[: end + 1].tolist()
+    assert set(own[end + 1 :].tolist()) == {OURS.end_id}
+    assert set(zero[end + 1 :].tolist()) == {0}

@@ -27,7 +27,7 @@ def failure(*args: object) -> EdgegenError:
 def test_help_teaches():
     done = CliRunner().invoke(cli, ["build", "--help"])
     assert done.exit_code == 0
-    for words in ("--precision", "--keep-float", "VNNI", "pack_defaults.json", "safetensors"):
+    for words in ("--precision", "--keep-float", "VNNI", "pack_defaults.json", "safetensors", "--tokenizer"):
         assert words in done.output
     assert "compare" in CliRunner().invoke(cli, ["--help"]).output
 

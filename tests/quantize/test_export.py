@@ -14,9 +14,11 @@ from diffusers import AutoencoderTiny
 from diffusers.models.embeddings import AttentionPooling
 
 from quantize import export as ex
+from quantize import weights
 from quantize.attention import OneNodePooling, packed_attention, use_one_node_attention
 from quantize.graphs import load_graph, op_counts
 from quantize.source import open_source
+from quantize.specs import vae_decoder_spec
 
 
 def test_packed_attention_is_attention():
@@ -60,7 +62,7 @@ def exported(
 ) -> Path:
     """Export a role with its model replaced; `export` itself compares it with torch."""
     for name, model in models.items():
-        monkeypatch.setattr(ex.sources, f"load_{name}", lambda source, model=model: model.eval())
+        monkeypatch.setattr(weights, f"load_{name}", lambda source, model=model: model.eval())
     path = tmp_path / role / "model.onnx"
     assert ex.export(open_source(checkpoint), role, path) <= ex.PARITY
     return path
@@ -99,7 +101,7 @@ def test_a_graph_that_differs_from_torch_is_refused(checkpoint: Path, tmp_path: 
     source = open_source(checkpoint)
     path = tmp_path / "vae_decoder" / "model.onnx"
     ex.export(source, "vae_decoder", path)
-    spec = ex.vae_decoder_spec(source)
+    spec = vae_decoder_spec(source)
     with torch.no_grad():
         spec.module.vae.decoder.conv_in.weight.mul_(1.01)
     with pytest.raises(ex.ExportError, match="differs from torch"):

@@ -11,8 +11,10 @@ import pytest
 
 from edgegen.diffusion.tokenizer import ClipTokenizer
 from edgegen.errors import PackError
+from quantize.configs import latent_downscale
 from quantize.defaults import default_settings, default_sizes, pack_name, read_defaults
-from quantize.source import SourceError, latent_downscale, open_source
+from quantize.original import Hints
+from quantize.source import SourceError, open_source
 from quantize.vocabulary import write_tokenizer
 
 
@@ -70,11 +72,17 @@ def test_pickles_are_refused_with_the_way_out(copy: Path, tmp_path: Path):
     assert "save_pretrained" in refusal(single)
 
 
-def test_a_single_safetensors_file_and_a_missing_folder_are_refused(tmp_path: Path):
+def test_an_empty_file_and_a_missing_folder_are_refused(tmp_path: Path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"")
-    assert "diffusers folder is wanted" in refusal(file)
+    assert "no sound safetensors file" in refusal(file)
     assert "does not exist" in refusal(tmp_path / "nowhere")
+    assert "does not exist" in refusal(tmp_path / "nowhere.ckpt")
+
+
+def test_what_only_a_file_needs_is_refused_for_a_folder(checkpoint: Path):
+    with pytest.raises(SourceError, match="--prediction and --turbo are for files"):
+        open_source(checkpoint, Hints(turbo=True))
 
 
 def test_no_weights_and_broken_json(copy: Path):
@@ -88,9 +96,11 @@ def test_no_weights_and_broken_json(copy: Path):
 @pytest.mark.parametrize(
     ("part", "values", "said"),
     [
-        ("unet/config.json", {"addition_embed_type": "text_time"}, "addition_embed_type"),
+        ("unet/config.json", {"addition_embed_type": "image"}, "addition_embed_type"),
+        ("unet/config.json", {"addition_embed_type": "text_time"}, "there are one, unet wants two"),
+        ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type"),
+        ("unet/config.json", {"cross_attention_dim": 768}, "16 wide, unet takes 768"),
         ("unet/config.json", {"in_channels": 9}, "9"),
-        ("unet/config.json", {"time_cond_proj_dim": 256}, "time_cond_proj_dim"),
         ("vae/config.json", {"_class_name": "VQModel"}, "VQModel"),
         ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "flow"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, "sigmoid"),
@@ -101,9 +111,11 @@ def test_what_is_not_read_is_named(copy: Path, part: str, values: dict[str, Any]
     assert said in refusal(copy)
 
 
-def test_sdxl_is_refused(copy: Path):
+def test_a_second_text_encoder_must_be_whole_and_wanted(copy: Path):
     (copy / "text_encoder_2").mkdir()
-    assert "SDXL" in refusal(copy)
+    assert "text_encoder_2/ has no weights" in refusal(copy)
+    shutil.copytree(copy / "text_encoder", copy / "text_encoder_2", dirs_exist_ok=True)
+    assert "there are two, unet wants one" in refusal(copy)
 
 
 def test_defaults_come_from_the_file_then_from_the_checkpoint(copy: Path):

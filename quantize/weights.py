@@ -1,0 +1,62 @@
+"""A checkpoint's models, one at a time, in float32 and for inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .source import Source
+
+
+def load_text_encoder(source: Source) -> Any:
+    """The CLIP text encoder (transformers CLIPTextModel)."""
+    from transformers import CLIPTextModel
+
+    return _load(source, "text_encoder", lambda folder: _load_transformers(CLIPTextModel, folder))
+
+
+def load_text_encoder_2(source: Source) -> Any:
+    """SDXL's second text encoder (transformers CLIPTextModelWithProjection)."""
+    from transformers import CLIPTextModelWithProjection
+
+    return _load(source, "text_encoder_2", lambda f: _load_transformers(CLIPTextModelWithProjection, f))
+
+
+def load_unet(source: Source) -> Any:
+    """The denoiser (diffusers UNet2DConditionModel)."""
+    from diffusers import UNet2DConditionModel
+
+    return _load(source, "unet", lambda folder: _load_diffusers(UNet2DConditionModel, folder))
+
+
+def load_vae(source: Source) -> Any:
+    """The autoencoder (the diffusers class its config names)."""
+    import diffusers
+
+    kind = getattr(diffusers, source.configs["vae"]["_class_name"])
+    return _load(source, "vae", lambda folder: _load_diffusers(kind, folder))
+
+
+def _load(source: Source, part: str, from_folder: Callable[[Path], Any]) -> Any:
+    if source.layout == "original":
+        from .originalweights import load_original
+
+        return load_original(source, part)
+    return from_folder(source.folder / part)
+
+
+def _load_transformers(kind: Any, folder: Path) -> Any:
+    return kind.from_pretrained(folder, use_safetensors=True, variant=_variant(folder)).float().eval()
+
+
+def _load_diffusers(kind: Any, folder: Path) -> Any:
+    model = kind.from_pretrained(
+        folder, use_safetensors=True, low_cpu_mem_usage=False, variant=_variant(folder)
+    )
+    return model.float().eval().requires_grad_(False)
+
+
+def _variant(folder: Path) -> str | None:
+    """`fp16` when the folder holds no other weights."""
+    return "fp16" if all(".fp16." in path.name for path in folder.glob("*.safetensors")) else None
