@@ -72,6 +72,13 @@ class EngineSettings(Section):
         "decoders that need the most, also decodes in tiles, which changes the picture a little.",
     )
     threads: int = Field(0, ge=0, le=256, description="Threads for ONNX Runtime; 0: one per usable core.")
+    compiled_mb: int = Field(
+        4000,
+        ge=0,
+        le=1_000_000,
+        description="Disk for graphs as OpenVINO compiled them, in data_dir/compiled, for later starts; the "
+        "least recently used go first. 0: keep none.",
+    )
     step_timeout_s: float = Field(
         600.0, ge=1, le=86400, description="A denoising step that takes longer is hung: the engine restarts."
     )

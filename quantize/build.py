@@ -79,6 +79,7 @@ class BuildOptions:
     sheet: Path | None = None
     int8: Int8Options = field(default_factory=Int8Options)
     hints: Hints = NO_HINTS
+    without_rules: tuple[str, ...] = ()
     force: bool = False
     fresh: bool = False
     budget_s: float = 480.0
@@ -154,15 +155,21 @@ class _Builder:
 
     def _make_float(self, role: str) -> None:
         graph = self.float_graphs[role]
-        hints = repr(self.options.hints)
-        inputs = {"source": self._digest, "hints": hints, "versions": _versions(), "role": role}
+        hints = self.options.hints
+        inputs = {
+            "source": self._digest,
+            "hints": [hints.prediction, hints.turbo],
+            "versions": _versions(),
+            "role": role,
+            "without": self.options.without_rules,
+        }
 
         def make() -> float | None:
             if self.source.layout == "onnx":
-                import_graph(self.source, role, graph)
+                import_graph(self.source, role, graph, self.options.without_rules)
                 self.say(f"read {role} as it was exported")
                 return None
-            error = export(self.source, role, graph)
+            error = export(self.source, role, graph, self.options.without_rules)
             self.say(f"exported {role}: within {error:.1e} of torch")
             return error
 
