@@ -155,8 +155,10 @@ class _Builder:
 
     def _make_float(self, role: str) -> None:
         graph = self.float_graphs[role]
+        hints = self.options.hints
         inputs = {
             "source": self._digest,
+            "hints": [hints.prediction, hints.turbo],
             "versions": _versions(),
             "role": role,
             "without": self.options.without_rules,
@@ -238,7 +240,8 @@ class _Builder:
         o, folder = self.options, self.stage / "calibration"
         recipe = replace(self._recipe(), steps=plan.recording_steps)
         prompts = list(o.calibration_prompts)[: plan.recording_pictures]
-        inputs = [prompts, o.seed, o.samples, {**asdict(recipe), "tokenizer": ""}]
+        tokenizer = file_entry(recipe.tokenizer).sha256
+        inputs = [prompts, o.seed, o.samples, {**asdict(recipe), "tokenizer": tokenizer}]
 
         def make() -> None:
             steps = 2 * recipe.steps * len(prompts)
