@@ -6,7 +6,7 @@ TORTURE_ARGS ?=
 DEV := .venv/dev/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture check bench format lock clean venv-device venv-dev mosquitto
+.PHONY: help demo test torture check bench bench-peers peers format lock clean venv-device venv-dev mosquitto
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,13 +19,20 @@ test: venv-dev venv-device mosquitto ## all tests, with a real broker and real O
 
 torture: venv-dev mosquitto ## kills, cut links, full disks, jumping clocks, floods, junk; TORTURE_ARGS="--seed 7 kills"
 	@$(DEV)/python -m tests.torture $(TORTURE_ARGS)
-	@TORTURE_EXAMPLES=2000 $(DEV)/python -m pytest -q --timeout=1800 tests/torture/test_fuzz.py
+	@TORTURE_EXAMPLES=2000 TORTURE_ROUNDS=100 $(DEV)/python -m pytest -q --timeout=1800 \
+		tests/torture/test_fuzz.py tests/torture/test_startup.py
 
 check: venv-dev ## style, types and import directions
 	@$(DEV)/ruff check .
 	@$(DEV)/ruff format --check .
 	@$(DEV)/mypy
 	@$(DEV)/lint-imports
+
+peers: ## environments of those `make bench-peers` compares with (OpenVINO, NNCF, stable-diffusion.cpp)
+	@tools/peers.sh
+
+bench-peers: venv-dev ## Stable Diffusion 1.5, random weights: ours and what others run, in one run (an hour, 25 GB)
+	@$(DEV)/python -m bench.peers
 
 bench: venv-device mosquitto ## what a picture and the idle front cost here
 	@.venv/device/bin/python bench/pictures.py

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
-from .config.files import data_dir, database_path, gallery_dir, run_dir, socket_path
+from .config.files import data_dir, database_path, gallery_dir, run_dir, socket_path, workflow_dir
 from .config.reload import (
     ENGINE_SECTIONS,
     FRONT_ENDS,
@@ -25,6 +25,7 @@ from .jobs.gallery import CONTENT_TYPES, SUFFIXES, Gallery
 from .jobs.hub import Hub
 from .jobs.job import Job, parse_request
 from .jobs.outbox import OutboxReader, result_outbox
+from .jobs.presses import Presses
 from .jobs.queue import JobQueue
 from .jobs.sdnotify import SystemdNotifier
 from .jobs.service import JobService, new_job_id
@@ -33,8 +34,9 @@ from .jobs.supervisor import Supervisor
 from .jobs.thermal import cpu_temperature
 from .jobs.wakeup import ReloadRequest, StopRequest, Wakeup
 from .jobs.wire import Message
+from .jobs.workflowjob import WorkflowFolder
 from .safemode import wait_in_safe_mode
-from .settings import LimitSettings, MqttSettings, Settings
+from .settings import MqttSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +93,8 @@ def serve(
     service = JobService(queue, gallery, reserve=reserve, admission=admission)
 
     results = OutboxReader(queue.database)
-    front_ends = FrontEnds(front_end_builders(settings, service, results))
+    presses = Presses()
+    front_ends = FrontEnds(front_end_builders(settings, service, results, presses))
     closing.callback(front_ends.close)  # after the hub: whatever an engine still says is passed on
 
     supervisor: Supervisor | None = None
@@ -103,7 +106,7 @@ def serve(
         wake=wakeup.wake,
     )
 
-    submit = shell_submit(service, lambda: live.settings.limits)
+    submit = shell_submit(service, lambda: live.settings)
     about = lambda: {"config": live.describe()}  # noqa: E731
     hub = Hub(socket_path(settings.node), service, submit, desk.hear, about)
     hub.open()
@@ -127,7 +130,7 @@ def serve(
         queue.outbox = result_outbox(live.settings.mqtt)
         gallery.settings = reserve.settings = live.settings.gallery
         renew_admission(admission, live.settings, changed)
-        front_ends.renew(front_end_builders(live.settings, service, results), changed)
+        front_ends.renew(front_end_builders(live.settings, service, results, presses), changed)
         if touches(ENGINE_SECTIONS, changed):
             if supervisor:
                 supervisor.renew(live.settings.model_dump_json(), live.settings.engine.step_timeout_s)
@@ -179,11 +182,13 @@ def attend(
         wakeup.wait(min((s for s in due if s is not None), default=None))
 
 
-def shell_submit(service: JobService, limits: Callable[[], LimitSettings]) -> Callable[[Message], Message]:
-    """How a shell's request becomes a job, within the limits of the moment."""
+def shell_submit(service: JobService, now: Callable[[], Settings]) -> Callable[[Message], Message]:
+    """How a shell's request becomes a job, by the settings of the moment."""
 
     def submit(request: Message) -> Message:
-        job = service.submit(parse_request(request, limits(), source="cli", new_id=new_job_id))
+        limits, stored = now().limits, WorkflowFolder(workflow_dir(now()))
+        asked = parse_request(request, limits, source="cli", new_id=new_job_id, read_stored=stored.read)
+        job = service.submit(asked)
         return {"job": describe_job(job), "place": service.place(job.id), "eta_s": service.eta_s(job.id)}
 
     return submit
@@ -192,21 +197,32 @@ def shell_submit(service: JobService, limits: Callable[[], LimitSettings]) -> Ca
 Builder = Callable[[], FrontEnd]
 
 
-def front_end_builders(settings: Settings, service: JobService, results: OutboxReader) -> dict[str, Builder]:
+def front_end_builders(
+    settings: Settings, service: JobService, results: OutboxReader, presses: Presses
+) -> dict[str, Builder]:
     """What makes each front end that is switched on; only those are ever imported."""
 
     def mqtt() -> FrontEnd:
-        from .frontends.mqtt import MqttFrontend
+        from .frontends.mqtt import MqttFrontend, Surroundings
 
         reader = picture_reader(service, settings.mqtt)
+        around = Surroundings(settings.styles, tuple(button.pin for button in settings.buttons), presses)
         return MqttFrontend(
-            settings.mqtt, settings.node.name, service, settings.limits, reader, results, cpu_temperature
+            settings.mqtt,
+            settings.node.name,
+            service,
+            settings.limits,
+            reader,
+            results,
+            cpu_temperature,
+            around,
+            read_stored=WorkflowFolder(workflow_dir(settings)).read,
         )
 
     def buttons() -> FrontEnd:
         from .frontends.buttons import ButtonFrontend
 
-        return ButtonFrontend(settings.buttons, service, run_dir=run_dir(settings.node))
+        return ButtonFrontend(settings.buttons, service, run_dir=run_dir(settings.node), presses=presses)
 
     wanted = {"mqtt": (settings.mqtt.enabled, mqtt), "buttons": (bool(settings.buttons), buttons)}
     return {name: build for name, (is_on, build) in wanted.items() if is_on}

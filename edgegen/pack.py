@@ -17,7 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from .errors import PackError, StorageError, UnknownPack
 
@@ -25,7 +35,8 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "pack.json"
 MANIFEST_MAX_BYTES = 1 << 20
 REQUIRED_ROLES = ("text_encoder", "unet", "vae_decoder")
-OPTIONAL_FIELDS = ("ram_mb", "tokenizer_2", "guidance_embedding_dim")  # later than the format's first version
+# later than the format's first version
+OPTIONAL_FIELDS = ("ram_mb", "latent_rgb", "tokenizer_2", "guidance_embedding_dim", "extras")
 
 Precision = Literal["fp32", "fp16", "int8"]
 Sampler = Literal[
@@ -49,6 +60,7 @@ Role = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ByteCount = Annotated[int, Field(ge=0, le=1 << 44)]
 Pixels = Annotated[int, Field(ge=8, le=8192)]
+Growth = Annotated[float, Field(ge=0, le=1e6)]
 
 
 def _inside(path: str) -> str:
@@ -135,16 +147,39 @@ class Sizes(_Part):
         return f"{self.min} to {self.max} in steps of {self.multiple}"
 
 
+class RamGrowth(_Part):
+    """MB that a process needs more for each million pixels more, by memory mode."""
+
+    full: Growth
+    mapped: Growth
+    low: Growth
+    tiled: Growth | None = None
+
+
 class RamNeeds(_Part):
     """Memory of a whole process that makes one picture of the default size, by memory mode.
 
-    In MB (10^6 bytes), measured: all of it in `full`; in `mapped` and `low`, where weights stay in their
-    files, what the kernel cannot drop, and some room for the pages in use.
+    In MB (10^6 bytes), measured: all of it in `full`; in the others, where weights stay in their files, what
+    the kernel cannot drop, and some room for the pages in use. `tiled` is missing where the decoder is cut:
+    there `low` needs no more. `growth` is missing where it was measured at one size only.
     """
 
     full: int = Field(ge=1, le=1 << 24)
     mapped: int = Field(ge=1, le=1 << 24)
     low: int = Field(ge=1, le=1 << 24)
+    tiled: int | None = Field(None, ge=1, le=1 << 24)
+    growth: RamGrowth | None = None
+
+
+Rgb = Annotated[list[Annotated[float, Field(ge=-100, le=100)]], Field(min_length=3, max_length=3)]
+
+
+class LatentRgb(_Part):
+    """How much of red, green and blue each channel of the denoiser's latents is, for previews: latents @
+    factors + bias is a picture, -1 black to 1 white."""
+
+    factors: list[Rgb] = Field(min_length=1, max_length=512)
+    bias: Rgb
 
 
 class Manifest(_Part):
@@ -154,6 +189,7 @@ class Manifest(_Part):
     `full`; `ram_mb` says it for every mode, and is missing in older packs. A graph `text_encoder_2` reads the
     first's tokens unless `tokenizer_2` says how they differ. `guidance_embedding_dim` is the width of the
     denoiser's input `timestep_cond`, the embedded guidance of a distilled model; None: it has no such input.
+    `extras` are files for people, such as the report: a device does without them, so they may be missing.
     """
 
     format_version: Literal[1] = 1
@@ -180,15 +216,25 @@ class Manifest(_Part):
     target: Literal["any", "x86-64", "arm64"] = "any"
     min_ram_mb: int = Field(0, ge=0, le=1 << 24)
     ram_mb: RamNeeds | None = None
+    latent_rgb: LatentRgb | None = None
     licence: str = Field(min_length=1, max_length=200)
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
     evaluation: dict[str, JsonValue] = Field(default_factory=dict)
+    extras: dict[RelativePath, FileEntry] = Field(default_factory=dict, max_length=100)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Manifest:
         if wrong := list(self._contradictions()):
             raise ValueError("; ".join(wrong))
         return self
+
+    @field_validator("latent_rgb")
+    @classmethod
+    def _one_factor_a_channel(cls, value: LatentRgb | None, info: ValidationInfo) -> LatentRgb | None:
+        channels = info.data.get("latent_channels")
+        if value and channels and len(value.factors) != channels:
+            raise ValueError(f"has {len(value.factors)} factors, not one for each of {channels} channels")
+        return value
 
     def _contradictions(self) -> Iterator[str]:
         if missing := [role for role in REQUIRED_ROLES if role not in self.graphs]:
@@ -197,6 +243,8 @@ class Manifest(_Part):
             yield "tokenizer_2: there is no graph text_encoder_2 to tokenize for"
         if self.beta_start > self.beta_end:
             yield f"beta_start {self.beta_start} is above beta_end {self.beta_end}"
+        if twice := self.extras.keys() & {MANIFEST_NAME, *self.files()}:
+            yield f"extras: {', '.join(sorted(twice))} is no extra"
         if self.sizes.min > self.sizes.max:
             yield f"sizes: min {self.sizes.min} is above max {self.sizes.max}"
         if self.sizes.multiple % self.latent_downscale:
@@ -208,7 +256,7 @@ class Manifest(_Part):
             yield f"defaults.steps {self.defaults.steps} is above num_train_timesteps"
 
     def files(self) -> dict[str, FileEntry]:
-        """Every file of the pack but `pack.json`, by its path relative to the folder."""
+        """Every file of the pack but `pack.json` and extras, by its path relative to the folder."""
         tokenizer = FileEntry(sha256=self.tokenizer.sha256, bytes=self.tokenizer.bytes)
         graphs = {path: e for graph in self.graphs.values() for path, e in graph.files.items()}
         return {**graphs, self.tokenizer.file: tokenizer}
@@ -231,7 +279,7 @@ class Pack:
 
     @property
     def size_bytes(self) -> int:
-        """All files together, without `pack.json`."""
+        """All files together, without `pack.json` and extras."""
         return sum(entry.bytes for entry in self.manifest.files().values())
 
     @classmethod
@@ -248,10 +296,13 @@ class Pack:
         return cls(folder, manifest)
 
     def verify_graph(self, role: str) -> Path:
-        """Like `graph`, after hashing the files of that graph: parse nothing else. Raises PackError."""
+        """Like `graph`, after hashing the files of that graph: parse nothing else.
+
+        A file found whole is hashed again only when it changed. Raises PackError.
+        """
         path = self.graph(role)
         files = self.manifest.graphs[role].files.items()
-        found = (_file_problem(self.folder, p, e) or _hash_problem(self.folder, p, e) for p, e in files)
+        found = (_file_problem(self.folder, p, e) or _new_hash_problem(self.folder, p, e) for p, e in files)
         _raise_if(self.folder, [problem for problem in found if problem])
         return path
 
@@ -271,13 +322,25 @@ class Pack:
         return self.folder / self.manifest.graphs[role].file
 
     def check_files(self) -> Iterator[tuple[str, str | None]]:
-        """Hash file by file: (path, what is wrong with it or None)."""
-        for path, entry in self.manifest.files().items():
+        """Hash file by file: (path, what is wrong with it or None); extras may be missing."""
+        there = {path: e for path, e in self.manifest.extras.items() if _is_there(self.folder / path)}
+        for path, entry in {**there, **self.manifest.files()}.items():
             yield path, _file_problem(self.folder, path, entry) or _hash_problem(self.folder, path, entry)
 
     def verify(self) -> None:
         """Hash every file. Raises PackError naming each bad file, the expected and the found SHA-256."""
         _raise_if(self.folder, [problem for _, problem in self.check_files() if problem])
+
+
+def _is_there(path: Path) -> bool:
+    """Also of a link that leads nowhere, and of what may not be looked at."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _raise_if(folder: Path, problems: list[str]) -> None:
@@ -304,6 +367,31 @@ def _hash_problem(folder: Path, path: str, entry: FileEntry) -> str | None:
     except OSError as err:
         return f"{path}: cannot be read ({err.strerror})"
     return None if found == entry.sha256 else f"{path}: SHA-256 is {found}, expected {entry.sha256}"
+
+
+_whole: set[tuple[str, int, int, int, int, int]] = set()
+"""Files of this process found whole: hash, and whatever of a file's state changes with its content."""
+
+
+def _new_hash_problem(folder: Path, path: str, entry: FileEntry) -> str | None:
+    """As `_hash_problem`, remembering what is whole: reading a gigabyte for each picture takes as long as a
+    step, and drives the weights themselves out of a small memory."""
+    before = _state(folder / path, entry)
+    if before in _whole:
+        return None
+    problem = _hash_problem(folder, path, entry)
+    if problem is None and before is not None and before == _state(folder / path, entry):
+        _whole.add(before)
+    return problem
+
+
+def _state(path: Path, entry: FileEntry) -> tuple[str, int, int, int, int, int] | None:
+    """ctime is in it: whoever writes to a file may set its mtime back, but not that."""
+    try:
+        s = path.stat()
+    except OSError:
+        return None
+    return entry.sha256, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 
 def file_entry(path: Path) -> FileEntry:
@@ -368,8 +456,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write `pack.json` in one piece. Raises StorageError when the folder cannot be written."""
     data = manifest.model_dump(mode="json")
     for name in OPTIONAL_FIELDS:
-        if data[name] is None:
-            del data[name]  # an edgegen that does not know it yet reads the pack too
+        _drop_unset(data, name)
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path = folder / MANIFEST_NAME
     try:
@@ -377,6 +464,16 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
     except OSError as err:
         raise StorageError(f"cannot write {path}: {err.strerror}") from err
     return path
+
+
+def _drop_unset(data: dict[str, Any], name: str) -> None:
+    """Leave out what is unset in it, or itself: an edgegen that does not know it yet reads the pack too."""
+    value = data[name]
+    if value is None or value == {}:
+        del data[name]
+    elif isinstance(value, dict):
+        for key in list(value):
+            _drop_unset(value, key)
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -28,6 +28,7 @@ SAMPLERS = (
     "ipndm",
 )
 SCHEDULES = ("normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta")
+NO_STYLE = "No style"  # the choice that changes nothing
 GpioPin = Annotated[int, Field(ge=0, le=27)]
 
 
@@ -64,10 +65,11 @@ class EngineSettings(Section):
     provider: Literal["auto", "cpu", "openvino"] = Field(
         "auto", description="Execution provider; auto takes OpenVINO on an Intel chip when it is installed."
     )
-    memory: Literal["auto", "full", "mapped", "low"] = Field(
+    memory: Literal["auto", "full", "mapped", "low", "tiled"] = Field(
         "auto",
         description="Memory mode of the CPU provider; auto takes the fastest that fits into what is free. "
-        "mapped and low leave the weights in their files; low also holds one graph at a time.",
+        "mapped and low leave the weights in their files; low also holds one graph at a time; tiled, for "
+        "decoders that need the most, also decodes in tiles, which changes the picture a little.",
     )
     threads: int = Field(0, ge=0, le=256, description="Threads for ONNX Runtime; 0: one per usable core.")
     step_timeout_s: float = Field(
@@ -75,6 +77,13 @@ class EngineSettings(Section):
     )
     idle_unload_s: float = Field(
         0.0, ge=0, le=86400, description="Free the graphs after this many idle seconds; 0: keep them loaded."
+    )
+    checkpoint_s: float = Field(
+        30.0,
+        ge=0,
+        le=86400,
+        description="A job's step is written to the disk at most every so many seconds, so that a killed "
+        "engine or a power cut costs no more; 0: never, a job then starts anew.",
     )
 
 
@@ -123,6 +132,11 @@ class GuardSettings(Section):
     min_free_mb: int = Field(
         0, ge=0, le=1_000_000, description="Available memory in MiB under which a job pauses; 0: never."
     )
+    ease_throttled: bool = Field(
+        True,
+        description="While a Raspberry Pi reports under-voltage or throttling, rest between two steps as "
+        "long as the work before took: half the load, like half the threads.",
+    )
     max_pause_s: float = Field(
         300.0, ge=0, le=86_400, description="A pause never lasts longer: a sensor may be wrong."
     )
@@ -164,6 +178,11 @@ class WorkflowSettings(Section):
     input_dir: Path | None = Field(
         None, description="Folder of the pictures that LoadImage reads; empty: data_dir/input."
     )
+    folder: Path | None = Field(
+        None,
+        description="Folder of stored workflows, NAME.json each, that jobs may name; empty: "
+        "data_dir/workflows.",
+    )
 
 
 class MqttSettings(Section):
@@ -199,6 +218,11 @@ class MqttSettings(Section):
     fleet: bool = Field(
         False, description="Take a share of the jobs sent to <base>/fleet/generate, with other devices."
     )
+    previews: bool = Field(
+        False,
+        description="Publish how a picture looks while it is made, on job/<id>/preview: a small JPEG, at "
+        "most one a second, not retained.",
+    )
     status_expiry_s: int = Field(
         86_400,
         ge=0,
@@ -230,6 +254,14 @@ class ButtonSettings(Section):
     pack: str | None = Field(None, description="Pack for this button's jobs; empty: engine.pack.")
 
 
+class StyleSettings(Section):
+    """A style to choose in Home Assistant."""
+
+    name: str = Field(min_length=1, max_length=40, description="What it is called; each name only once.")
+    suffix: str = Field("", max_length=1000, description="Words added to the prompt, behind a comma.")
+    negative_prompt: str = Field("", max_length=1000, description="What its pictures should not show.")
+
+
 class Settings(Section):
     """The whole configuration file."""
 
@@ -244,3 +276,4 @@ class Settings(Section):
     workflow: WorkflowSettings = WorkflowSettings()
     mqtt: MqttSettings = MqttSettings()
     buttons: tuple[ButtonSettings, ...] = Field((), description="One [[buttons]] table per GPIO button.")
+    styles: tuple[StyleSettings, ...] = Field((), description="One [[styles]] table per style.")

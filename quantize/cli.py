@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import warnings
@@ -11,10 +12,11 @@ from typing import Any
 import click
 
 from edgegen.errors import EdgegenError
-from edgegen.pack import Manifest, Pack
+from edgegen.pack import Manifest, Pack, write_manifest
 
 from . import evaluate as ev
 from .original import Hints
+from .progress import Progress, Style
 from .prompts import calibration_prompts, evaluation_prompts, read_prompts
 from .source import SourceError, open_source
 
@@ -37,6 +39,7 @@ def cli() -> None:
     \b
     python -m quantize SOURCE -o PACK --precision int8     build (see: build --help)
     python -m quantize compare PACK_A PACK_B               how far apart are their pictures?
+    python -m quantize report PACK --open                  what it is, lost and costs, as one page
     """
 
 
@@ -85,10 +88,10 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option(
     "--calibration",
-    type=click.Choice(["mse", "minmax", "percentile", "entropy"]),
+    type=click.Choice(["mse", "minmax", "percentile", "entropy", "auto"]),
     default="mse",
     show_default=True,
-    help="How activation ranges are chosen from what was recorded.",
+    help="How activation ranges are chosen from what was recorded; auto: try mse, minmax and percentile.",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 800_000), default=0, show_default=True, help="First calibration seed."
@@ -118,6 +121,18 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--sheet", type=_FILE, help="Contact sheet to write: float32 and this pack, side by side (PNG)."
 )
+@click.option(
+    "--budget",
+    type=click.FloatRange(0.5, 10_000),
+    default=8.0,
+    show_default=True,
+    metavar="MINUTES",
+    help="What a full-size model may take on two cores of a PC: fewer pictures are made to record and to "
+    "compare. Small models are done long before.",
+)
+@click.option("--fresh", is_flag=True, help="Take nothing over from a build that was cut off.")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON, one object a line.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 def build(source: Path, output: Path, precision: str, target: str, **flags: Any) -> None:
     """Build a pack from SOURCE: a diffusers folder, one .safetensors file, or a folder of ONNX graphs.
@@ -133,7 +148,8 @@ def build(source: Path, output: Path, precision: str, target: str, **flags: Any)
 
     Every graph is compared with PyTorch after export. For INT8, pictures are made in float32 first and what
     the graphs see is recorded; layers are judged one by one and the few that hurt most stay float. The pack
-    carries its own evaluation. Nothing appears at OUTPUT before all of it is done.
+    carries its own evaluation. Nothing appears at OUTPUT before all of it is done. Cut off, by Ctrl-C or by
+    the power, the same command goes on from the last finished step, kept in OUTPUT.work.
     """
     hints = Hints(flags["tokenizer"], flags["prediction"], flags["turbo"])
     open_source(source, hints)  # a wrong source is told at once: importing torch takes seconds
@@ -165,11 +181,26 @@ def build(source: Path, output: Path, precision: str, target: str, **flags: Any)
         int8=int8,
         hints=hints,
         force=flags["force"],
+        fresh=flags["fresh"],
+        budget_s=60 * flags["budget"],
     )
-    manifest = build_pack(source, output, options, say=click.echo)
+    style = _style(flags["quiet"], flags["as_json"])
+    manifest = build_pack(source, output, options, Progress(style, sys.stdout if style == "json" else None))
+    if style == "json":
+        click.echo(json.dumps({"event": "pack", "pack": str(output), "evaluation": manifest.evaluation}))
+    if style in ("json", "quiet"):
+        return
     click.echo(f"{output}: {_megabytes(manifest)} MB of {precision}")
     for line in evaluation_lines(manifest):
         click.echo(line)
+
+
+def _style(quiet: bool, as_json: bool) -> Style:
+    if quiet and as_json:
+        raise click.UsageError("--quiet and --json exclude each other")
+    if quiet or as_json:
+        return "quiet" if quiet else "json"
+    return "live" if sys.stderr.isatty() else "lines"
 
 
 def _targets(rows: tuple[str, ...]) -> dict[str, float]:
@@ -226,7 +257,7 @@ def compare(
 
     packs = [Pack.open(pack_a), Pack.open(pack_b)]
     words = read_prompts(prompts) if prompts else evaluation_prompts(count)
-    first, second = (ev.make_pictures(Runner.of_pack(pack), words, seed, pack.name) for pack in packs)
+    first, second = (ev.make_pictures(Runner.of_pack(pack), words, seed) for pack in packs)
     if first[0].shape != second[0].shape:
         raise SourceError(f"the packs' default sizes differ: {first[0].shape} and {second[0].shape}")
     drift = ev.picture_drift(first, second)
@@ -250,13 +281,50 @@ def compare(
     )
 
 
+@cli.command()
+@click.argument("pack", type=_FILE)
+@click.option("-o", "--output", type=_FILE, help="Where to write the page; default: report.html in the pack.")
+@click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
+@click.option(
+    "--against",
+    type=_FILE,
+    metavar="FP32_PACK",
+    help="Measure anew: pictures, drift and costs, next to a --precision fp32 pack of the same source.",
+)
+@click.option("--prompts", type=_FILE, help="With --against: one prompt a line; default: 50 everyday things.")
+def report(pack: Path, output: Path | None, show: bool, against: Path | None, prompts: Path | None) -> None:
+    """Write PACK's report anew, as one HTML page with pictures and plots and nothing outside it.
+
+    What it shows is in the pack: pack.json, and report.json with the pictures and what every graph costs.
+    With -o only the page is written; without it what is new goes into the pack, its hashes into pack.json.
+    """
+    from .report.data import PAGE_NAME, read_report
+    from .report.make import attach, write_page
+
+    opened = Pack.open(pack)
+    manifest, found = opened.manifest, read_report(pack)
+    if against:
+        from .report.against import measure_against
+
+        words = read_prompts(prompts) if prompts else evaluation_prompts(50)
+        manifest, found = measure_against(opened, Pack.open(against), words)
+    page = output or pack / PAGE_NAME
+    if output:
+        write_page(output, manifest, found)
+    else:
+        write_manifest(pack, attach(pack, manifest, found))
+    click.echo(f"{page}: {page.stat().st_size / 1e6:.2f} MB")
+    if show:
+        click.launch(page.absolute().as_uri())
+
+
 def _stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
 def main() -> None:
     """Run the command; expected failures are one line and an exit code, never a traceback."""
-    signal.signal(signal.SIGTERM, _stop)  # so that an ended build cleans up after itself
+    signal.signal(signal.SIGTERM, _stop)  # so that what it started ends with it
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         cli.main(standalone_mode=False)
@@ -267,5 +335,5 @@ def main() -> None:
         click.echo(f"error: {err}", err=True)
         sys.exit(err.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped; nothing was written", err=True)
+        click.echo("stopped; the same command goes on from the last finished step", err=True)
         sys.exit(130)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from edgegen.errors import EngineError
 
@@ -27,6 +27,7 @@ from .sensitivity import first_outputs, noise_ratio
 SHEET_COLUMNS = 4
 SHEET_GAP = 8  # pixels
 MEASURE_TIMEOUT_S = 3600
+TIMESTEP_BUCKET = 50  # training steps
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,13 @@ class GraphDrift:
     Attributes:
         sqnr_db: energy of the outputs over energy of the differences.
         relative_error: largest difference over largest output.
+        sqnr_db_by_timestep: (timestep, dB) pairs from noise to picture, one for every 50 training steps that
+            were recorded; empty for graphs without a timestep.
     """
 
     sqnr_db: float
     relative_error: float
+    sqnr_db_by_timestep: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,25 +64,49 @@ class Cost:
     Attributes:
         peak_mb: largest resident memory of the process, 10^6 bytes.
         load_s: opening the sessions.
+        timed_steps: steps that were really made; a picture of all the default steps was reckoned from them.
     """
 
     seconds: float
     load_s: float
     peak_mb: int
+    timed_steps: int
 
 
-def graph_drift(reference: Path, graph: Path, records: Records) -> GraphDrift:
-    """Run both graphs on the same recorded inputs, one after the other."""
+def graph_drift(graph: Path, records: Records) -> GraphDrift:
+    """How far a graph is from what float gave for the same recorded inputs."""
     feeds = list(records)
-    wanted, got = first_outputs(reference, feeds), first_outputs(graph, feeds)
+    wanted, got = records.references(), first_outputs(graph, feeds)
     worst = max(relative_error(w, g) for w, g in zip(wanted, got, strict=True))
-    return GraphDrift(round(ratio_db(1.0, noise_ratio(wanted, got)), 2), round(worst, 5))
+    timesteps = [float(feed["timestep"][0]) for feed in feeds if "timestep" in feed]
+    overall = round(ratio_db(1.0, noise_ratio(wanted, got)), 2)
+    return GraphDrift(overall, round(worst, 5), drift_by_timestep(timesteps, wanted, got))
 
 
-def make_pictures(runner: Runner, prompts: Sequence[str], seed: int, label: str) -> list[np.ndarray]:
-    """One picture of every prompt, with seeds from `seed` on."""
-    rows = enumerate(tqdm(prompts, desc=f"pictures of {label}", unit="picture", leave=False))
-    return [runner.picture(prompt, seed + i) for i, prompt in rows]
+def drift_by_timestep(
+    timesteps: Sequence[float], wanted: Sequence[np.ndarray], got: Sequence[np.ndarray]
+) -> tuple[tuple[float, float], ...]:
+    """SQNR in dB of the runs of every 50 training steps: (their mean timestep, dB), latest timestep first."""
+    buckets: dict[int, list[int]] = {}
+    for i, t in enumerate(timesteps):
+        buckets.setdefault(int(t // TIMESTEP_BUCKET), []).append(i)
+    rows = []
+    for _, members in sorted(buckets.items(), reverse=True):
+        ratio = noise_ratio([wanted[i] for i in members], [got[i] for i in members])
+        mean = float(np.mean([timesteps[i] for i in members]))
+        rows.append((round(mean, 1), round(ratio_db(1.0, ratio), 2)))
+    return tuple(rows)
+
+
+def make_pictures(
+    runner: Runner, prompts: Sequence[str], seed: int, advance: Callable[[], None] = lambda: None
+) -> list[np.ndarray]:
+    """One picture of every prompt, with seeds from `seed` on; `advance` is called after each."""
+    found = []
+    for i, prompt in enumerate(prompts):
+        found.append(runner.picture(prompt, seed + i))
+        advance()
+    return found
 
 
 def picture_drift(reference: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> PictureDrift:
@@ -105,13 +133,16 @@ def contact_sheet(reference: Sequence[np.ndarray], got: Sequence[np.ndarray], pa
     sheet.save(path, optimize=True)
 
 
-def measure_cost(pack: Path, prompt: str, threads: int = 0) -> Cost:
+def measure_cost(pack: Path, prompt: str, threads: int = 0, timed_steps: int = 0) -> Cost:
     """Make pictures with a pack in a new process; seconds are of the second one, when all is warm.
 
+    Args:
+        timed_steps: make that one with so few steps and reckon what the default's would take; 0: all.
     Raises:
         EngineError: the process failed; carries the end of what it said.
     """
     command = [sys.executable, "-m", "quantize.measure", str(pack.absolute()), prompt, str(threads)]
+    command += [str(timed_steps)]
     root = str(Path(__file__).parent.parent)
     done = subprocess.run(command, capture_output=True, text=True, timeout=MEASURE_TIMEOUT_S, cwd=root)
     if done.returncode != 0:
@@ -129,6 +160,7 @@ def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
             yield "  ".join("-" * w for w in widths)
 
 
-def as_json(drift: GraphDrift | PictureDrift | Cost) -> dict[str, float]:
-    """For `pack.json`."""
-    return asdict(drift)
+def as_json(drift: GraphDrift | PictureDrift | Cost) -> dict[str, Any]:
+    """For `pack.json`; what was not measured is left out."""
+    rows = {key: value for key, value in asdict(drift).items() if value != ()}
+    return {key: [list(row) for row in v] if isinstance(v, tuple) else v for key, v in rows.items()}

@@ -11,13 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgegen.errors import EngineError
-from edgegen.pack import RamNeeds
+from edgegen.pack import Manifest, Pack, RamGrowth, RamNeeds
 
 MODES = ("full", "mapped", "low")
+TILED = "tiled"  # measured where the decoder is not cut
 PAGES_MB = 32  # a UNet of 0.9 GB still runs well with this much beside its anonymous memory
 STEPS = 2  # the second step's peak is that of all others
 SAMPLE_S = 0.005
@@ -40,23 +43,68 @@ class Peak:
         return Peak(max(self.anonymous, anonymous), max(self.total, total))
 
 
-def measure_ram(pack: Path, prompt: str, threads: int = 0) -> dict[str, Peak]:
-    """Mode -> peaks of a process that makes one picture of the default size.
+def measure_needs(pack: Path, prompt: str, threads: int = 0) -> tuple[RamNeeds, dict[str, Any]]:
+    """What a pack needs, at its default size and, where it makes smaller pictures too, at half the sides.
+
+    Returns:
+        For `pack.json`: the needs, and what was measured, for the evaluation.
+    Raises:
+        EngineError: a process failed; carries the end of what it said.
+    """
+    manifest = Pack.open(pack).manifest
+    modes = MODES if "vae_decoder_tail" in manifest.graphs else (*MODES, TILED)
+    usual, small = (manifest.defaults.width, manifest.defaults.height), smaller_size(manifest)
+    peaks = measure_ram(pack, prompt, threads, usual, modes)
+    told: dict[str, Any] = peaks_as_json(peaks)
+    if small == usual:
+        return ram_needs(peaks), told
+    peaks_small = measure_ram(pack, prompt, threads, small, modes)
+    megapixels = (usual[0] * usual[1] - small[0] * small[1]) / 1e6
+    growth = ram_growth(ram_needs(peaks), ram_needs(peaks_small), megapixels)
+    told[f"at_{small[0]}x{small[1]}"] = peaks_as_json(peaks_small)
+    return ram_needs(peaks).model_copy(update={"growth": growth}), told
+
+
+def smaller_size(manifest: Manifest) -> tuple[int, int]:
+    """Half the default sides, as far as the pack allows."""
+    sizes, defaults = manifest.sizes, manifest.defaults
+    sides = [
+        max(sizes.min, side // 2 // sizes.multiple * sizes.multiple)
+        for side in (defaults.width, defaults.height)
+    ]
+    return sides[0], sides[1]
+
+
+def ram_growth(usual: RamNeeds, small: RamNeeds, megapixels: float) -> RamGrowth:
+    """Pure: MB for each further million pixels, from needs at two sizes so many million pixels apart."""
+    modes = [mode for mode in (*MODES, TILED) if getattr(usual, mode) is not None]
+    slopes = {
+        mode: round(max(0.0, (getattr(usual, mode) - getattr(small, mode)) / megapixels), 1) for mode in modes
+    }
+    return RamGrowth(**slopes)
+
+
+def measure_ram(
+    pack: Path,
+    prompt: str,
+    threads: int = 0,
+    size: tuple[int, int] | None = None,
+    modes: Sequence[str] = MODES,
+) -> dict[str, Peak]:
+    """Mode -> peaks of a process that makes one picture; `size` None: of the default size.
 
     Raises:
         EngineError: a process failed; carries the end of what it said.
     """
-    return {mode: _peak_of(pack.absolute(), prompt, mode, threads) for mode in MODES}
+    return {mode: _peak_of(pack.absolute(), prompt, mode, threads, size) for mode in modes}
 
 
 def ram_needs(peaks: dict[str, Peak]) -> RamNeeds:
     """For `pack.json`, in MB (10^6 bytes) rounded up."""
-    full, mapped, low = (peaks[mode] for mode in MODES)
-    return RamNeeds(
-        full=_mb(full.total),
-        mapped=_mb(mapped.anonymous) + PAGES_MB,
-        low=_mb(low.anonymous) + PAGES_MB,
+    mapped, low, tiled = (
+        _mb(peaks[mode].anonymous) + PAGES_MB if mode in peaks else None for mode in ("mapped", "low", TILED)
     )
+    return RamNeeds(full=_mb(peaks["full"].total), mapped=mapped, low=low, tiled=tiled)  # type: ignore[arg-type]
 
 
 def peaks_as_json(peaks: dict[str, Peak]) -> dict[str, dict[str, int]]:
@@ -68,7 +116,7 @@ def _mb(count: int) -> int:
     return -(-count // 10**6)
 
 
-def _peak_of(pack: Path, prompt: str, mode: str, threads: int) -> Peak:
+def _peak_of(pack: Path, prompt: str, mode: str, threads: int, size: tuple[int, int] | None) -> Peak:
     with tempfile.TemporaryDirectory(prefix="edgegen-ram-") as name:
         folder = Path(name)
         (folder / "prompt").write_text(prompt, "utf-8")
@@ -76,6 +124,7 @@ def _peak_of(pack: Path, prompt: str, mode: str, threads: int) -> Peak:
         command = [sys.executable, "-m", "edgegen", "--config", "config.toml", "generate", "-", "-o", "p.png"]
         command += ["--pack", str(pack), "--provider", "cpu", "--memory", mode, "--threads", str(threads)]
         command += ["--steps", str(STEPS), "--seed", "1"]
+        command += ["--size", f"{size[0]}x{size[1]}"] if size else []
         with (folder / "prompt").open("rb") as words, (folder / "said").open("wb") as said:
             process = subprocess.Popen(
                 command, stdin=words, stdout=said, stderr=said, env=_environ(), cwd=folder

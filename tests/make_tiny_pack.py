@@ -20,7 +20,15 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import CLIPTextConfig, CLIPTextModel
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from edgegen.pack import Defaults, GraphEntry, Manifest, Sizes, TokenizerEntry, file_entry, write_manifest
+from edgegen.pack import (
+    Defaults,
+    GraphEntry,
+    Manifest,
+    Sizes,
+    TokenizerEntry,
+    file_entry,
+    write_manifest,
+)
 
 OUT = Path(__file__).parent / "packs" / "tiny"
 MAX_LENGTH = 77
@@ -145,9 +153,8 @@ class VaeDecoder(torch.nn.Module):
 
 
 def export(
-    module: torch.nn.Module, args: dict, outputs: list[str], axes: dict, file: str, external: bool
+    module: torch.nn.Module, args: dict, outputs: list[str], axes: dict, path: Path, external: bool = False
 ) -> None:
-    path = OUT / file
     path.parent.mkdir(parents=True, exist_ok=True)
     names = list(args)
     torch.onnx.export(
@@ -190,9 +197,8 @@ def shrunk(path: Path) -> onnx.ModelProto:
     return model
 
 
-def graph_entry(file: str) -> GraphEntry:
-    folder = (OUT / file).parent
-    files = {str(p.relative_to(OUT)): file_entry(p) for p in sorted(folder.iterdir())}
+def graph_entry(pack: Path, file: str) -> GraphEntry:
+    files = {str(p.relative_to(pack)): file_entry(p) for p in sorted((pack / file).parent.iterdir())}
     return GraphEntry(file=file, precision="fp32", files=files)
 
 
@@ -214,7 +220,7 @@ def main() -> None:
         {"input_ids": ids},
         ["last_hidden_state", "pooler_output"],
         {"input_ids": {0: "batch"}, "last_hidden_state": {0: "batch"}, "pooler_output": {0: "batch"}},
-        "text_encoder/model.onnx",
+        OUT / "text_encoder/model.onnx",
         external=False,
     )
     export(
@@ -222,7 +228,7 @@ def main() -> None:
         {"sample": latents, "timestep": torch.tensor([500]), "encoder_hidden_states": hidden},
         ["out_sample"],
         {"sample": space, "encoder_hidden_states": {0: "batch"}, "out_sample": space},
-        "unet/model.onnx",
+        OUT / "unet/model.onnx",
         external=True,
     )
     export(
@@ -230,7 +236,7 @@ def main() -> None:
         {"latent_sample": latents},
         ["sample"],
         {"latent_sample": space, "sample": space},
-        "vae_decoder/model.onnx",
+        OUT / "vae_decoder/model.onnx",
         external=False,
     )
     token_file = file_entry(OUT / "tokenizer.json")
@@ -241,7 +247,8 @@ def main() -> None:
             title="Random weights, for tests",
             family="sd1",
             graphs={
-                role: graph_entry(f"{role}/model.onnx") for role in ("text_encoder", "unet", "vae_decoder")
+                role: graph_entry(OUT, f"{role}/model.onnx")
+                for role in ("text_encoder", "unet", "vae_decoder")
             },
             tokenizer=TokenizerEntry(file="tokenizer.json", max_length=MAX_LENGTH, **token_file.model_dump()),
             prediction_type="epsilon",

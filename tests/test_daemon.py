@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import io
 import json
 import os
@@ -24,10 +26,12 @@ from edgegen.daemon import FrontEnds
 from edgegen.errors import BadRequest
 from edgegen.jobs.job import Job, JobRequest, JobState
 from edgegen.jobs.link import FrontError, ShellLink
+from edgegen.jobs.pace import read_pace
 from edgegen.jobs.queue import JobQueue
 from edgegen.settings import Settings
 
 from .jobs.test_hub import PATIENCE_S, eventually
+from .support import text_to_image_graph
 
 RUN = """
 import sys
@@ -221,6 +225,10 @@ def test_three_jobs_become_three_pictures(make_appliance):
             pixels.append(picture.tobytes())
     assert len(set(pixels)) == 1, "the same seed gives the same picture"
     assert [job.seed for job in done.values()] == [5, 5, 5]
+    with contextlib.closing(JobQueue(database_path(appliance.settings.node))) as queue:
+        assert {key.split("/")[2] for key in read_pace(queue.database)} == {
+            *("text_encoder", "unet", "vae_decoder")
+        }, "the device knows how fast it is"
     assert appliance.stop() == (0, "heavy: []\n"), appliance.log.read_text()
 
 
@@ -233,6 +241,34 @@ def test_a_killed_engine_costs_an_attempt_and_no_job(make_appliance):
     (job,) = wait_until_all_are_final(appliance).values()
     assert (job.state, job.attempts) == (JobState.DONE, 2), appliance.log.read_text()
     assert "was killed (SIGKILL: out of memory?)" in appliance.log.read_text()
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_sde"])
+def test_a_killed_engines_job_goes_on_at_its_step_to_the_identical_picture(make_appliance, sampler):
+    appliance = make_appliance(engine={**ENGINE, "checkpoint_s": 0.05}, limits=LIMITS)
+    appliance.start(with_engine=True)
+    wanted = {"steps": 100, "seed": 5, "sampler": sampler}
+    kept = appliance.settings.node.data_dir / "checkpoints" / "a.checkpoint"
+    steps: list[int] = []
+    with ShellLink(appliance.settings.node.run_dir / "edgegen.sock", PATIENCE_S) as shell:
+        events = shell.watch()
+        appliance.submit(id="a", **wanted)
+        for event in events:
+            if event["kind"] == "running":
+                if event["job"]["attempts"] == 2:
+                    break
+                steps.append(event["step"])
+                if len(steps) == 30:
+                    assert kept.exists()
+                    os.kill(engine_pid(appliance), signal.SIGKILL)
+    assert 0 < event["step"] <= steps[-1] + 1, "the second attempt begins where the file says"
+    appliance.submit(id="b", **wanted)
+    jobs = wait_until_all_are_final(appliance)
+    assert (jobs["a"].state, jobs["a"].attempts) == (JobState.DONE, 2), appliance.log.read_text()
+    assert f"job a goes on at step {event['step']}" in appliance.log.read_text()
+    pictures = [Image.open(appliance.settings.node.data_dir / "gallery" / jobs[k].picture) for k in "ab"]
+    assert pictures[0].tobytes() == pictures[1].tobytes()
+    assert not kept.exists()
 
 
 def test_a_job_that_always_kills_its_engine_fails(make_appliance):
@@ -335,7 +371,7 @@ def test_a_picture_over_mqtt(make_appliance, broker, folder):
     client.connect("127.0.0.1", broker.port)
     client.subscribe("edgegen/#", 1)
     client.loop_start()
-    mqtt = {"enabled": True, "host": "127.0.0.1", "port": broker.port, "image_format": "webp"}
+    mqtt = {"enabled": True, "host": "127.0.0.1", "port": broker.port, "previews": True}
     appliance = make_appliance(
         engine=ENGINE,
         limits=LIMITS,
@@ -349,9 +385,54 @@ def test_a_picture_over_mqtt(make_appliance, broker, folder):
     eventually(lambda: "edgegen/kiosk/last/image" in got)
     with Image.open(io.BytesIO(got["edgegen/kiosk/last/image"])) as image:
         assert image.format == "WEBP"
+    with Image.open(io.BytesIO(got["edgegen/kiosk/job/a/preview"])) as image:
+        assert (image.format, max(image.size)) == ("JPEG", 64)
     assert appliance.stop() == (0, "heavy: []\n"), appliance.log.read_text()
     eventually(lambda: got["edgegen/kiosk/availability"] == b"offline")
     client.loop_stop()
+
+
+def test_a_stored_workflow_over_mqtt_whose_engine_is_killed(make_appliance, broker, folder):
+    """Its steps go on where they were, and the picture is the one of a job that nothing disturbed."""
+    got: dict[str, list[bytes]] = collections.defaultdict(list)
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    client.on_message = lambda client, data, message: got[message.topic].append(message.payload)
+    client.connect("127.0.0.1", broker.port)
+    client.subscribe("edgegen/#", 1)
+    client.loop_start()
+    told = lambda job_id: [json.loads(m) for m in got[f"edgegen/kiosk/job/{job_id}/status"]]  # noqa: E731
+    stored = folder / "data" / "workflows"
+    stored.mkdir(parents=True)
+    graph = text_to_image_graph("%prompt%", sampler_name="dpmpp_sde", steps=100)
+    (stored / "form.json").write_text(json.dumps(graph))
+    appliance = make_appliance(
+        engine={**ENGINE, "checkpoint_s": 0.05},
+        mqtt={"enabled": True, "host": "127.0.0.1", "port": broker.port, "home_assistant": False},
+        node={"name": "kiosk", "data_dir": folder / "data", "run_dir": folder / "run"},
+    )
+    appliance.start(with_engine=True)
+    eventually(lambda: got["edgegen/kiosk/availability"] == [b"online"])
+    client.publish(
+        "edgegen/kiosk/generate", '{"id": "a", "workflow": "form", "prompt": "a red apple"}', qos=1
+    )
+    eventually(lambda: (folder / "data" / "checkpoints" / "a.checkpoint").exists())
+    os.kill(engine_pid(appliance), signal.SIGKILL)
+    client.publish(
+        "edgegen/kiosk/generate", '{"id": "b", "workflow": "form", "prompt": "a red apple"}', qos=1
+    )
+    eventually(lambda: len(jobs_in(appliance)) == 2)
+    jobs = wait_until_all_are_final(appliance)
+    assert {job.state for job in jobs.values()} == {JobState.DONE}, appliance.log.read_text()
+    assert (jobs["a"].attempts, jobs["a"].seed, jobs["a"].request.title) == (2, 7, "a red apple")
+    assert "job a goes on at step" in appliance.log.read_text()
+    eventually(lambda: all(told(k) and told(k)[-1]["state"] == "done" for k in "ab"))
+    states = [(status["state"], status.get("step")) for status in told("a")]
+    again = states.index(("queued", None), 1)
+    assert states[again + 1][1] > 0, "the second attempt begins at its step"
+    pictures = [Image.open(folder / "data" / "gallery" / jobs[k].picture) for k in "ab"]
+    assert pictures[0].tobytes() == pictures[1].tobytes()
+    client.loop_stop()
+    assert appliance.stop() == (0, "heavy: []\n"), appliance.log.read_text()
 
 
 def test_a_result_survives_an_absent_broker_and_a_killed_front(make_appliance, broker, folder):

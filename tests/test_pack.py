@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from edgegen.engine.metadata import SAMPLER_NAMES, SCHEDULE_NAMES
 from edgegen.errors import PackError, StorageError, UnknownPack
 from edgegen.pack import (
     MANIFEST_MAX_BYTES,
+    FileEntry,
     Pack,
     Sampler,
     SecondTokenizer,
@@ -34,6 +36,7 @@ from edgegen.settings import SAMPLERS, SCHEDULES
 
 PACKS = Path(__file__).parent / "packs"
 TINY = PACKS / "tiny"
+ENTRY = {"sha256": "0" * 64, "bytes": 1}
 
 
 @pytest.fixture
@@ -155,6 +158,9 @@ def test_every_problem_at_once(folder: Path) -> None:
         (lambda d: d["sizes"].update(multiple=12), "no multiple of latent_downscale"),
         (lambda d: d.update(tokenizer_2={"pad_token_id": 0}), "no graph text_encoder_2"),
         (lambda d: d.update(guidance_embedding_dim=1), "guidance_embedding_dim"),
+        (lambda d: d.update(extras={"pack.json": ENTRY}), "extras: pack.json is no extra"),
+        (lambda d: d.update(extras={d["tokenizer"]["file"]: ENTRY}), "is no extra"),
+        (lambda d: d.update(extras={"../report.html": ENTRY}), "inside the pack"),
         (lambda d: d.update(num_train_timesteps=2), "defaults.steps 3 is above num_train_timesteps"),
         (lambda d: d.update(format_version=2), "format version 2; this edgegen reads 1"),
         (lambda d: d.update(format_version="1"), "format_version"),
@@ -236,6 +242,27 @@ def test_what_families_add_reads_back(folder: Path) -> None:
     assert (again.tokenizer_2.pad_token_id, again.guidance_embedding_dim) == (0, 256)
 
 
+def test_extras_may_be_missing_but_not_changed(folder: Path) -> None:
+    page = folder / "report.html"
+    page.write_text("about the pack")
+    manifest = Pack.open(folder).manifest
+    write_manifest(folder, manifest.model_copy(update={"extras": {"report.html": file_entry(page)}}))
+    assert "report.html" in dict(Pack.open(folder).check_files())
+    Pack.open(folder).verify()
+    page.write_text("about the Pack")
+    with pytest.raises(PackError, match=r"report\.html: SHA-256"):
+        Pack.open(folder).verify()
+    page.unlink()
+    Pack.open(folder).verify()
+    page.symlink_to("/etc/hostname")
+    with pytest.raises(PackError, match=r"report\.html: a link that leads out"):
+        Pack.open(folder).verify()
+    page.unlink()
+    page.symlink_to("nowhere")
+    with pytest.raises(PackError, match=r"report\.html: cannot be read"):
+        Pack.open(folder).verify()
+
+
 def test_writing_into_nowhere_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot write"):
         write_manifest(tmp_path / "none", Pack.open(TINY).manifest)
@@ -280,3 +307,29 @@ def test_a_single_size_is_told_as_one() -> None:
     sizes = Sizes(min=256, max=256, multiple=64)
     assert sizes.problem_with(256) is None
     assert sizes.problem_with(300) == "300 is not allowed: only 256"
+
+
+def test_a_whole_file_is_hashed_once_and_again_when_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when its size and times are as before: the time of the inode's change cannot be set."""
+    pack = Pack.open(shutil.copytree(TINY, tmp_path / "tiny"))
+    hashed: list[str] = []
+
+    def entry_of(path: Path) -> FileEntry:
+        hashed.append(path.name)
+        return file_entry(path)
+
+    monkeypatch.setattr("edgegen.pack.file_entry", entry_of)
+    pack.verify_graph("unet")
+    assert len(hashed) == len(pack.manifest.graphs["unet"].files)
+    pack.verify_graph("unet")
+    assert len(hashed) == len(pack.manifest.graphs["unet"].files)
+    path = pack.folder / "unet/weights.bin"
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for _ in range(2):
+        with pytest.raises(PackError, match=r"unet/weights\.bin: SHA-256 is"):
+            pack.verify_graph("unet")

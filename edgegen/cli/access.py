@@ -6,6 +6,8 @@ the daemon, so that it wakes the engine and tells MQTT; without one they wait in
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +25,29 @@ ASKED = {
     *("id", "prompt", "negative_prompt", "pack", "priority"),
     *("seed", "steps", "guidance", "width", "height", "sampler", "schedule"),
 }
+FILLED_IN = ASKED - {"id", "priority"}  # what a workflow holds already when the daemon gets it
 DAEMON_TIMEOUT_S = 10.0
+UNITS_SOCKET = Path("/run/edgegen/edgegen.sock")  # a shell has not the RUNTIME_DIRECTORY of the unit
 
 
 def connect(node: NodeSettings) -> ShellLink:
-    """A link to the running daemon.
+    """A link to the running daemon: the one of these settings, else the one that systemd started.
 
     Raises:
-        FrontError: it does not run, or does not answer.
+        FrontError: it does not run, does not answer, or is not for this user to ask.
     """
     from edgegen.config.files import socket_path
-    from edgegen.jobs.link import ShellLink
+    from edgegen.jobs.link import FrontError, ShellLink
 
-    return ShellLink(socket_path(node), DAEMON_TIMEOUT_S)
+    own = socket_path(node)
+    if node.run_dir is not None or own.exists() or not UNITS_SOCKET.parent.is_dir():
+        return ShellLink(own, DAEMON_TIMEOUT_S)
+    if not os.access(UNITS_SOCKET.parent, os.X_OK):
+        raise FrontError(
+            f"{UNITS_SOCKET} is for the group {UNITS_SOCKET.parent.group()}: sudo usermod -aG "
+            f"{UNITS_SOCKET.parent.group()} $USER, then log in again; or use sudo"
+        )
+    return ShellLink(UNITS_SOCKET, DAEMON_TIMEOUT_S)
 
 
 class JobAccess:
@@ -43,6 +55,7 @@ class JobAccess:
 
     Attributes:
         daemon: what the daemon says of itself, None when none answers; `absence` then says why.
+        is_elsewhere: its database is not the one of our settings, so it alone can tell of its jobs.
     """
 
     def __init__(self, settings: Settings):
@@ -53,8 +66,10 @@ class JobAccess:
         self._link: ShellLink | None = None
         self.daemon: dict[str, Any] | None = None
         self.absence = ""
+        self.is_elsewhere = False
         try:
             self._link = connect(settings.node)
+            self.is_elsewhere = self._link.path == UNITS_SOCKET
             self.daemon = self._link.ask("status")
         except FrontError as err:
             self.absence = str(err)
@@ -89,7 +104,8 @@ class JobAccess:
         """Commit a job; returns it as `describe_job` does.
 
         Raises:
-            QueueFull, BadRequest: as many wait as may.
+            QueueFull, BadRequest: as many wait as may, or the daemon refuses it.
+            BlockedPrompt: it says what this device does not draw.
             DiskFull: the disk's reserve is reached.
             StorageError: it could not be written.
         """
@@ -100,9 +116,12 @@ class JobAccess:
         if self._link is None:
             queue = self._open()
             if not queue.knows(request.id):
-                self._admit(queue)
+                self._admit(queue, request)
             return describe_job(queue.enqueue(request).job)
-        given = {k: v for k, v in asdict(request).items() if v is not None and k in ASKED}
+        keys = ASKED if request.workflow is None else ASKED - FILLED_IN
+        given = {k: v for k, v in asdict(request).items() if v is not None and k in keys}
+        if request.workflow is not None:
+            given["workflow"] = json.loads(request.workflow)
         return dict(self._link.ask("submit", request=given)["job"])
 
     def cancel(self, job_id: str) -> dict[str, Any]:
@@ -120,50 +139,68 @@ class JobAccess:
 
     def resolve(self, text: str) -> str:
         """The id that `text` is, or is the start of."""
-        if self._is_empty():
-            raise UnknownJob(f"no job {text!r} is known here: there are no jobs yet")
-        try:
-            return self._open().get(text).id
-        except UnknownJob:
-            near = [job.id for job in self.jobs(*active_states()) if job.id.startswith(text)]
-            if len(text) < MIN_PREFIX or not near:
-                raise
+        near = [job.id for job in self.jobs(*active_states()) if job.id.startswith(text)]
+        if text in near or len(text) < MIN_PREFIX or not near:
+            return text if self.is_elsewhere else self._known_id(text)  # else the daemon tells
         if len(near) > 1:
             raise BadRequest([Problem("id", text, f"{text} fits {', '.join(near)}; give more of it")])
         return near[0]
 
+    def _known_id(self, text: str) -> str:
+        if self._is_empty():
+            raise UnknownJob(f"no job {text!r} is known here: there are no jobs yet")
+        return self._open().get(text).id
+
     def jobs(self, *states: JobState, limit: int = 1_000_000) -> list[Job]:
         """Running jobs, then waiting ones by turn, then finished ones, newest first."""
+        if self.is_elsewhere:
+            return self._told_jobs(states, limit)
         return [] if self._is_empty() else self._open().list(*states, limit=limit)
+
+    def _told_jobs(self, states: tuple[JobState, ...], limit: int) -> list[Job]:
+        from edgegen.jobs.shell import job_of
+
+        assert self._link is not None
+        told = self._link.ask("jobs", states=[state.value for state in states], limit=limit)
+        return [job_of(job) for job in told["jobs"]]
 
     def counts(self) -> dict[str, int]:
         """Jobs by state."""
         from edgegen.jobs.job import JobState
 
+        if self.is_elsewhere and self.daemon:
+            return dict(self.daemon["jobs"])
         if self._is_empty():
             return {state.value: 0 for state in JobState}
         return {state.value: count for state, count in self._open().counts().items()}
 
     def place(self, job_id: str) -> int | None:
         """1 is next; None for a job that does not wait."""
+        if self.is_elsewhere:
+            waiting = [job.id for job in self.jobs(active_states()[1])]
+            return waiting.index(job_id) + 1 if job_id in waiting else None
         return None if self._is_empty() else self._open().place(job_id)
 
     def database_lost(self) -> str | None:
         """When a damaged database was set aside, and what came back; None when none ever was."""
         from edgegen.jobs.database import SET_ASIDE
 
+        if self.is_elsewhere and self.daemon:
+            return self.daemon["database_lost"]
         return None if self._is_empty() else self._open().database.fact(SET_ASIDE)
 
     def _is_empty(self) -> bool:
         """Looking must not make the file: it would belong to whoever looked first."""
         return self._queue is None and not self.database_path.exists()
 
-    def _admit(self, queue: JobQueue) -> None:
-        """The same reserve as the daemon keeps."""
+    def _admit(self, queue: JobQueue, request: JobRequest) -> None:
+        """The same word lists and the same reserve as the daemon keeps."""
         from edgegen.config.files import gallery_dir
+        from edgegen.jobs.admission import check_words, prompt_rules
         from edgegen.jobs.diskspace import DiskReserve
         from edgegen.jobs.gallery import Gallery
 
+        check_words(prompt_rules(self._settings.prompts), request)
         settings = self._settings.gallery
         gallery = Gallery(gallery_dir(self._settings), queue.database, settings)
         DiskReserve((self.database_path.parent, gallery.folder), settings, gallery.make_room).admit()

@@ -34,7 +34,10 @@ COMMANDS = {
     "cancel": ".jobs:cancel",
     "pack": ".pack:pack",
     "config": ".config:config",
+    "setup": ".setup:setup",
     "doctor": ".doctor:doctor",
+    "support-bundle": ".bundle:support_bundle",
+    "completion": ".complete:completion",
 }
 PACKAGES = (
     "onnxruntime",
@@ -238,22 +241,21 @@ def root(ctx: click.Context, config_file: Path | None, verbose: int, version: bo
 
     \b
     Examples:
+      edgegen setup                                   the first configuration, question by question
       edgegen generate "a red apple" -o apple.png     a picture, in this process
       edgegen run                                     the daemon: MQTT, buttons, queue
       edgegen queue add "a red apple"                 a job for the daemon
       edgegen status                                  what it is doing
       edgegen doctor                                  what is wrong with this machine
       edgegen config explain mqtt                     what can be set
+      edgegen support-bundle                          a file for whoever helps, without secrets
 
     \b
     Exit codes: 0 fine, 1 failed, 2 wrong request or command line, 3 pack, 4 execution provider,
     5 engine, 6 storage, 7 broker, 78 configuration, 130 interrupted or cancelled.
 
     \b
-    Completion for your shell:
-      bash  echo 'eval "$(_EDGEGEN_COMPLETE=bash_source edgegen)"' >> ~/.bashrc
-      zsh   echo 'eval "$(_EDGEGEN_COMPLETE=zsh_source edgegen)"' >> ~/.zshrc
-      fish  _EDGEGEN_COMPLETE=fish_source edgegen > ~/.config/fish/completions/edgegen.fish
+    Completion for your shell: edgegen completion --help
     """
     ctx.obj = App(config_file, verbose)
     if os.environ.get("NO_COLOR"):

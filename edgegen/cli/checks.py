@@ -85,13 +85,14 @@ def check_temperature(roots: Roots) -> Check:
 
 def check_throttling(roots: Roots) -> Check:
     """Whether the CPU slows down, or did since boot, from heat or a weak supply."""
+    from edgegen.jobs.throttling import UNDER_VOLTAGE
+
     found = machine.throttling(roots)
     if found is None:
         return Check("throttling", "ok", "this machine does not tell")
-    under_voltage = machine.THROTTLE_BITS[0] in found.now + found.since_boot
-    advice = (
-        "use the official power supply and a short cable" if under_voltage else "add a fan or a heat sink"
-    )
+    under_voltage = UNDER_VOLTAGE in found.now + found.since_boot
+    supply = "the supply is too weak: use the official one, a short cable and no power-hungry USB devices"
+    advice = supply if under_voltage else "add a fan or a heat sink"
     if found.now:
         state: Literal["warn", "bad"] = "bad" if under_voltage else "warn"
         return Check("throttling", state, f"now: {', '.join(found.now)}", advice)

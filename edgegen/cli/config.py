@@ -10,6 +10,7 @@ import click
 from edgegen.errors import ConfigError, Problem
 
 from .app import App, fail, pass_app
+from .complete import sections_and_keys
 from .configset import set_, unset
 from .configtry import confirm, rollback, sweep, try_
 from .output import say, say_json
@@ -92,7 +93,7 @@ def print_settings(effective: Effective, as_json: bool, origins: bool, diff: boo
 
 
 @config.command()
-@click.argument("key")
+@click.argument("key", shell_complete=sections_and_keys)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--origin", is_flag=True, help="Where the value comes from, instead of the value.")
 @pass_app
@@ -173,7 +174,7 @@ def file_in_use(path: Path | None) -> str:
 
 
 @config.command()
-@click.argument("key", required=False)
+@click.argument("key", required=False, shell_complete=sections_and_keys)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain(key: str | None, as_json: bool) -> None:
     """Explain KEY (or a section): meaning, type, range, default, environment variable.

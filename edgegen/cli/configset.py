@@ -10,6 +10,7 @@ import click
 from edgegen.errors import ConfigError
 
 from .app import App, pass_app
+from .complete import config_keys, config_words
 from .output import note, say
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 
 @click.command("set")
-@click.argument("words", nargs=-1, required=True, metavar="KEY VALUE | KEY=VALUE...")
+@click.argument(
+    "words", nargs=-1, required=True, metavar="KEY VALUE | KEY=VALUE...", shell_complete=config_words
+)
 @pass_app
 @click.pass_context
 def set_(ctx: click.Context, app: App, words: tuple[str, ...]) -> None:
@@ -45,7 +48,7 @@ def set_(ctx: click.Context, app: App, words: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...", shell_complete=config_keys)
 @pass_app
 def unset(app: App, keys: tuple[str, ...]) -> None:
     """Take KEY out of the files, so that its default holds again; buttons.0 removes the first button.

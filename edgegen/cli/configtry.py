@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,10 @@ from .checks import Check
 from .output import note, say
 
 if TYPE_CHECKING:
+    from edgegen.config.trials import Trial
     from edgegen.settings import Settings
 
 TRIED_BADLY = 1
-DAEMON_TIMEOUT_S = 10.0
-UNITS_SOCKET = Path("/run/edgegen/edgegen.sock")  # a shell has not the RUNTIME_DIRECTORY of the unit
 
 
 @click.command("try")
@@ -53,16 +52,32 @@ def try_(ctx: click.Context, app: App, words: tuple[str, ...], timeout_s: int) -
     """
     from edgegen.config import trials
     from edgegen.config.edit import main_file
-    from edgegen.config.files import check_config, load_effective
+    from edgegen.config.files import check_config
+
+    main = main_file(app.config_file, os.environ)
+    texts = texts_to_try(app, words)
+    if problems := check_config(main, os.environ, texts):
+        raise ConfigError([as_in(words[0], main, problem) for problem in problems])
+    trial = put_on_trial(app, main, texts, timeout_s)
+    if trial is None:
+        ctx.exit(TRIED_BADLY)
+    left = trial.left_s(trials.boot_time())
+    say(f"in use for {left:.0f} s more; make it permanent with: edgegen config confirm")
+
+
+def put_on_trial(app: App, main: Path, texts: Mapping[Path, str], timeout_s: float) -> Trial | None:
+    """Begin a trial of texts that are valid and check its health; None: it was not well and is over.
+
+    Raises:
+        ConfigError: a trial goes on already. StorageError: it cannot be written.
+    """
+    from edgegen.config import trials
+    from edgegen.config.files import load_effective
     from edgegen.config.reload import changed_keys, waits_for_restart
 
     from .doctor import print_check
 
-    main = main_file(app.config_file, os.environ)
     before = app.salvaged
-    texts = texts_to_try(app, words)
-    if problems := check_config(main, os.environ, texts):
-        raise ConfigError([as_in(words[0], main, problem) for problem in problems])
     settings = load_effective(main, os.environ, texts).settings
     trial = trials.begin(main, texts, timeout_s)
     tell_daemon(before)
@@ -72,16 +87,12 @@ def try_(ctx: click.Context, app: App, words: tuple[str, ...], timeout_s: int) -
     for check in health_checks(settings, before):
         print_check(check)
         healthy = healthy and check.state != "bad"
-    if not healthy or not trial.is_good(trials.boot_time()):
-        trials.rollback(main)
-        tell_daemon(before)
-        note(
-            "rolled back: "
-            + ("the time was over before the checks were done" if healthy else "a check failed")
-        )
-        ctx.exit(TRIED_BADLY)
-    left = trial.left_s(trials.boot_time())
-    say(f"in use for {left:.0f} s more; make it permanent with: edgegen config confirm")
+    if healthy and trial.is_good(trials.boot_time()):
+        return trial
+    trials.rollback(main)
+    tell_daemon(before)
+    note("rolled back: " + ("the time was over before the checks were done" if healthy else "a check failed"))
+    return None
 
 
 @click.command()
@@ -219,18 +230,14 @@ def tell_daemon(settings: Settings) -> None:
 
 
 def daemon_pid(settings: Settings) -> int:
-    """The one of these settings; where they name no run_dir, else the one that systemd started.
+    """The one that a shell with these settings reaches.
 
     Raises:
         FrontError: none runs. KeyError: one of an earlier version, that tells no pid.
     """
-    from edgegen.config.files import socket_path
-    from edgegen.jobs.link import ShellLink
+    from .access import connect
 
-    path = socket_path(settings.node)
-    if settings.node.run_dir is None and not path.exists() and UNITS_SOCKET.exists():
-        path = UNITS_SOCKET
-    with ShellLink(path, DAEMON_TIMEOUT_S) as link:
+    with connect(settings.node) as link:
         return int(link.ask("status")["pid"])
 
 

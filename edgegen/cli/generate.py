@@ -21,6 +21,7 @@ from .request import picture_options, request_data, valid_request
 
 if TYPE_CHECKING:
     from edgegen.engine.pipeline import GenerationSettings, Picture, TextToImage
+    from edgegen.engine.preview import PreviewFile
     from edgegen.pack import Pack
 
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
@@ -42,8 +43,8 @@ MAX_SEED = 2**63 - 1
 @click.option("--provider", metavar="NAME", help="cpu, openvino or auto. Default: engine.provider.")
 @click.option(
     "--memory",
-    type=click.Choice(["auto", "full", "mapped", "low"]),
-    help="How to spend memory: low needs least. Default: engine.memory.",
+    type=click.Choice(["auto", "full", "mapped", "low", "tiled"]),
+    help="How to spend memory: low needs least for the same picture. Default: engine.memory.",
 )
 @click.option("--threads", type=click.IntRange(0, 256), metavar="N", help="0: one per usable core.")
 @click.option(
@@ -56,6 +57,12 @@ MAX_SEED = 2**63 - 1
     metavar="FILE",
     help="File (.png, .webp, .jpg) or folder. Default: named after the prompt, in this folder.",
 )
+@click.option(
+    "--preview",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Keep a small picture here that shows how it looks after each step.",
+)
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document with every picture.")
 @pass_app
@@ -63,7 +70,8 @@ def generate(app: App, prompt: str | None, source: Path | None, **options: Any) 
     """Make a picture of PROMPT here and now; PROMPT - reads stdin.
 
     Prints each picture's file, seed and seconds. The file remembers prompt, seed and settings.
-    The daemon need not run; beside a running one, `edgegen queue add` spares memory.
+    The daemon need not run; beside a running one, `edgegen queue add` spares memory. The configuration's
+    word lists (prompts) hold here, too; its rates (rate) do not.
 
     \b
     Examples:
@@ -77,13 +85,14 @@ def generate(app: App, prompt: str | None, source: Path | None, **options: Any) 
     data = wanted_data(prompt, source, options)
     pack = choose_pack(app, data.pop("pack", None))
     settings = valid_request(data, pack, app.settings.limits)
+    check_prompts(app, settings.prompt, settings.negative_prompt)
     paths = output_paths(options["output"], settings.prompt, options["count"], options["force"])
     wanted = list(seeds_for(settings, options["count"]))
     engine = app.settings.engine
     threads = engine.threads if options["threads"] is None else options["threads"]
     provider, memory = options["provider"] or engine.provider, options["memory"] or engine.memory
     with open_pipeline(pack, provider, threads, memory) as pipeline:
-        made = draw_all(pipeline, wanted, paths, quiet=options["as_json"])
+        made = draw_all(pipeline, wanted, paths, options["as_json"], open_preview(options["preview"], pack))
     if options["as_json"]:
         say_json({"pictures": made})
 
@@ -105,12 +114,35 @@ def wanted_data(prompt: str | None, source: Path | None, options: dict[str, Any]
     return recipe | request_data(recipe.get("prompt", "") if prompt is None else prompt, options)
 
 
+def check_prompts(app: App, *texts: str) -> None:
+    """The device's word lists hold in a shell, too. Raises BlockedPrompt."""
+    if app.settings.prompts == type(app.settings.prompts)():
+        return  # no lists
+    from edgegen.jobs.admission import prompt_rules
+
+    rules = prompt_rules(app.settings.prompts)
+    for text in texts:
+        rules.check(text)
+
+
 def choose_pack(app: App, name: str | None) -> Pack:
     """The pack of that name or folder, by default the configured one."""
     from edgegen.config.files import pack_dirs
     from edgegen.pack import find_pack
 
     return find_pack(name or app.settings.engine.pack, pack_dirs(app.settings))
+
+
+def open_preview(path: Path | None, pack: Pack) -> PreviewFile | None:
+    """Raises StorageError for a name without format, BadRequest for a pack that cannot be previewed."""
+    if path is None:
+        return None
+    from edgegen.engine.preview import PreviewFile, manifest_factors
+
+    if manifest_factors(pack.manifest) is None:
+        message = f"pack {pack.name} does not say how its latents look (latent_rgb)"
+        raise BadRequest([Problem("preview", str(path), message)])
+    return PreviewFile(path)
 
 
 def open_pipeline(pack: Pack, provider: str, threads: int, memory: str) -> TextToImage:
@@ -132,14 +164,18 @@ def seeds_for(settings: GenerationSettings, count: int) -> Iterator[GenerationSe
 
 
 def draw_all(
-    pipeline: TextToImage, wanted: list[GenerationSettings], paths: list[Path], quiet: bool
+    pipeline: TextToImage,
+    wanted: list[GenerationSettings],
+    paths: list[Path],
+    quiet: bool,
+    preview: PreviewFile | None = None,
 ) -> list[dict[str, Any]]:
     """Make and save each picture, telling of it at once unless `quiet`."""
     from edgegen.engine.metadata import describe, save_picture
 
     made = []
     for i, (settings, path) in enumerate(zip(wanted, paths, strict=True), start=1):
-        picture = draw(pipeline, settings, f"{i} of {len(wanted)}" if len(wanted) > 1 else "")
+        picture = draw(pipeline, settings, f"{i} of {len(wanted)}" if len(wanted) > 1 else "", preview)
         save_picture(picture, path)
         made.append({"file": str(path), **describe(picture)})
         if not quiet:
@@ -147,7 +183,9 @@ def draw_all(
     return made
 
 
-def draw(pipeline: TextToImage, settings: GenerationSettings, label: str) -> Picture:
+def draw(
+    pipeline: TextToImage, settings: GenerationSettings, label: str, preview: PreviewFile | None = None
+) -> Picture:
     """One picture, with a progress bar where somebody watches."""
     from edgegen.engine.pipeline import Progress
 
@@ -156,6 +194,8 @@ def draw(pipeline: TextToImage, settings: GenerationSettings, label: str) -> Pic
             if not isinstance(part, Progress):
                 return part
             bar.show(part.step, part.steps)
+            if preview:
+                preview.show(part.denoised, pipeline.pack.manifest)
     raise AssertionError("the pipeline ended without a picture")
 
 

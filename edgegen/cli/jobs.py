@@ -12,6 +12,7 @@ from edgegen.errors import ConfigError, EdgegenError
 
 from .access import JobAccess, active_states
 from .app import App, pass_app
+from .complete import active_jobs
 from .output import (
     coloured,
     columns,
@@ -87,7 +88,7 @@ def status_json(access: JobAccess) -> dict[str, Any]:
     return {
         "source": access.source,
         "daemon": access.daemon,
-        "database": str(access.database_path),
+        "database": None if access.is_elsewhere else str(access.database_path),
         "jobs": access.counts(),
         "running": running,
         "database_lost": access.database_lost(),
@@ -102,7 +103,7 @@ def status_lines(access: JobAccess) -> list[tuple[str, str]]:
     step = (access.daemon or {}).get("running") or {}
     for job in access.jobs(active_states()[0]):
         where = f", step {step['step']}" if step.get("id") == job.id else ""
-        lines.append(("running", f"{job.id} {shorten(job.request.prompt, 60)}{where}"))
+        lines.append(("running", f"{job.id} {shorten(job.request.title, 60)}{where}"))
     if lost := access.database_lost():
         lines.append(("lost", lost))
     return lines + outbox_lines((access.daemon or {}).get("outbox") or {})
@@ -182,7 +183,7 @@ def print_table(jobs: list[Job], places: dict[str, int], now: float) -> None:
 def job_row(job: Job, place: int | None, now: float) -> list[str]:
     result = job.picture or shorten(job.reason or "", 50)
     state = coloured(job.state.value)
-    return [str(place or ""), job.id, state, age(now - job.created), printable(job.request.prompt), result]
+    return [str(place or ""), job.id, state, age(now - job.created), printable(job.request.title), result]
 
 
 def age(seconds: float) -> str:
@@ -213,18 +214,22 @@ def add(app: App, prompt: str, as_json: bool, **options: Any) -> None:
     """
     request = checked_request(request_data(prompt, options), app.settings.limits)
     with JobAccess(app.settings) as access:
-        job = access.submit(request)
-        place = access.place(job["id"])
-        if as_json:
-            say_json({"source": access.source, "job": {**job, "place": place}})
-            return
-        say(job["id"])
-        waits = "" if access.daemon else "; it waits in the database until the daemon runs (edgegen run)"
-        note(f"place {place}{waits}" if place else f"already {job['state']}")
+        tell_queued(access, access.submit(request), as_json)
+
+
+def tell_queued(access: JobAccess, job: dict[str, Any], as_json: bool) -> None:
+    """A job that was put into the queue: its id, and its place."""
+    place = access.place(job["id"])
+    if as_json:
+        say_json({"source": access.source, "job": {**job, "place": place}})
+        return
+    say(job["id"])
+    waits = "" if access.daemon else "; it waits in the database until the daemon runs (edgegen run)"
+    note(f"place {place}{waits}" if place else f"already {job['state']}")
 
 
 @click.command()
-@click.argument("ids", nargs=-1, metavar="ID...")
+@click.argument("ids", nargs=-1, metavar="ID...", shell_complete=active_jobs)
 @click.option("--all", "everything", is_flag=True, help="Cancel every job that runs or waits.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_app

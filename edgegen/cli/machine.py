@@ -10,9 +10,11 @@ import ctypes
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-# Raspberry Pi firmware, "vcgencmd get_throttled": low bits are now, bits 16 and up since boot.
-THROTTLE_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
+if TYPE_CHECKING:
+    from edgegen.jobs.throttling import Throttling
+
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 
 
@@ -22,14 +24,6 @@ class Roots:
 
     proc: Path = field(default=Path("/proc"))
     sys: Path = field(default=Path("/sys"))
-
-
-@dataclass(frozen=True)
-class Throttling:
-    """What the firmware or the CPU says about slowing down: words, empty when all is well."""
-
-    now: tuple[str, ...]
-    since_boot: tuple[str, ...]
 
 
 def read_text(path: Path) -> str | None:
@@ -73,28 +67,10 @@ def cpu_temperature(roots: Roots) -> float | None:
 
 
 def throttling(roots: Roots) -> Throttling | None:
-    """A Raspberry Pi's firmware flags, else an Intel CPU's throttle counters; None where there is neither."""
-    flags = read_text(roots.sys / "devices/platform/soc/soc:firmware/get_throttled")
-    if flags is not None:
-        return _firmware_flags(flags)
-    counts = [
-        read_text(path)
-        for path in (roots.sys / "devices/system/cpu").glob("cpu*/thermal_throttle/*_throttle_count")
-    ]
-    if not counts:
-        return None
-    hits = max((int(count) for count in counts if count and count.isdigit()), default=0)
-    return Throttling((), (f"{hits} times too hot",) if hits else ())
+    """As `jobs.throttling` reads it."""
+    from edgegen.jobs.throttling import read_throttling
 
-
-def _firmware_flags(text: str) -> Throttling | None:
-    try:
-        bits = int(text, 16)
-    except ValueError:
-        return None
-    now = tuple(word for bit, word in THROTTLE_BITS.items() if bits >> bit & 1)
-    past = tuple(word for bit, word in THROTTLE_BITS.items() if bits >> (16 + bit) & 1)
-    return Throttling(now, past)
+    return read_throttling(roots.sys)
 
 
 def disk_free_mb(folder: Path) -> int | None:

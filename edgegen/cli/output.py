@@ -18,8 +18,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 
 
 def wants_colour() -> bool | None:
-    """False when NO_COLOR is set (https://no-color.org); None leaves it to whether stdout is a terminal."""
-    return False if os.environ.get("NO_COLOR") else None
+    """False when NO_COLOR is set (https://no-color.org) or the terminal is dumb; None leaves it to whether
+    stdout is a terminal."""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
 
 
 def printable(text: object) -> str:

@@ -11,6 +11,7 @@ import click
 from edgegen.errors import PackError
 
 from .app import App, fail, pass_app
+from .complete import packs
 from .output import coloured, complain, megabytes, printable, say, say_json, shorten, table
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _row(pack: Pack, default: str) -> list[str]:
 
 
 @pack.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=packs)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole pack.json.")
 @pass_app
 def show(app: App, name: str | None, as_json: bool) -> None:
@@ -143,7 +144,9 @@ def show(app: App, name: str | None, as_json: bool) -> None:
 def memory_line(m: Manifest) -> str:
     """`140 MB of memory, 90 in memory mode low`, as far as it was measured."""
     if m.ram_mb:
-        return f"{m.ram_mb.full} MB of memory, {m.ram_mb.mapped} in mode mapped, {m.ram_mb.low} in mode low"
+        tiled = f", {m.ram_mb.tiled} in mode tiled" if m.ram_mb.tiled else ""
+        first = f"{m.ram_mb.full} MB of memory, {m.ram_mb.mapped} in mode mapped"
+        return f"{first}, {m.ram_mb.low} in mode low{tiled}"
     return f"{m.min_ram_mb} MB of memory" if m.min_ram_mb else "memory not measured"
 
 
@@ -173,7 +176,7 @@ def _flat(value: Any, key: str) -> Iterable[tuple[str, str]]:
 
 
 @pack.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=packs)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @pass_app
 def verify(app: App, name: str | None, as_json: bool) -> None:

@@ -10,6 +10,8 @@ import click
 
 from edgegen.errors import BadRequest, Problem
 
+from . import complete
+
 if TYPE_CHECKING:
     from edgegen.engine.request import GenerationSettings
     from edgegen.jobs.job import JobRequest
@@ -26,17 +28,25 @@ PACKS_SAY = ("width", "height", "steps")
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--pack", metavar="P", help="Pack to use. Default: engine.pack of the configuration."),
+    click.option(
+        "--pack",
+        metavar="P",
+        shell_complete=complete.packs,
+        help="Pack to use. Default: engine.pack of the configuration.",
+    ),
     click.option("--seed", type=int, metavar="N", help="Same seed, same picture. Default: random."),
     click.option("--steps", type=int, metavar="N", help="Denoising steps. Default: the pack's."),
     click.option(
         "--guidance", type=float, metavar="G", help="How strictly to obey the words; 1 is quickest."
     ),
     click.option("--size", metavar="WxH", help="Picture size in pixels, as in 256x256. Default: the pack's."),
-    click.option("--sampler", metavar="S", help=f"{SAMPLERS}. Default: the pack's."),
+    click.option(
+        "--sampler", metavar="S", shell_complete=complete.samplers, help=f"{SAMPLERS}. Default: the pack's."
+    ),
     click.option(
         "--schedule",
         metavar="S",
+        shell_complete=complete.schedules,
         help=f"Noise levels to visit: {SCHEDULES}. Default: the pack's own timesteps.",
     ),
     click.option("--negative", metavar="TEXT", help="What the picture should not show."),

@@ -87,13 +87,17 @@ def check_daemon(node: NodeSettings) -> tuple[Check, bool]:
     return Check("daemon", "ok", f"{said}, engine ready"), True
 
 
-def check_broker(mqtt: MqttSettings) -> Check:
-    """Connects and logs in under a client id of its own, so that a running daemon keeps its session."""
+def check_broker(mqtt: MqttSettings, password: str | None = None) -> Check:
+    """Connects and logs in under a client id of its own, so that a running daemon keeps its session.
+
+    Args:
+        password: to try instead of the one in `mqtt.password_file`.
+    """
     where = f"{mqtt.host}:{mqtt.port}"
     if not mqtt.enabled:
         return Check("broker", "ok", "mqtt is not enabled")
     try:
-        reason = broker_answer(mqtt)
+        reason = broker_answer(mqtt, password)
     except (OSError, ValueError) as err:
         advice = "check mqtt.host, mqtt.port, mqtt.tls and its files, and that the broker runs"
         return Check("broker", "bad", f"{where}: {getattr(err, 'strerror', None) or err}", advice)
@@ -105,7 +109,7 @@ def check_broker(mqtt: MqttSettings) -> Check:
     return Check("broker", "ok", f"{where}: connected, login accepted")
 
 
-def broker_answer(mqtt: MqttSettings) -> str | None:
+def broker_answer(mqtt: MqttSettings, password: str | None = None) -> str | None:
     """The reason in the broker's CONNACK (`Success`, `Not authorized`, ...); None: no answer in time.
 
     Raises:
@@ -125,7 +129,8 @@ def broker_answer(mqtt: MqttSettings) -> str | None:
     client.on_connect = lambda _c, _u, _f, reason, _p: said.append(str(reason))
     client.connect_timeout = BROKER_TIMEOUT_S
     if mqtt.username:
-        client.username_pw_set(mqtt.username, read_password(mqtt.password_file))
+        known = read_password(mqtt.password_file) if password is None else password
+        client.username_pw_set(mqtt.username, known)
     if mqtt.tls:
         client.tls_set(str(mqtt.ca_file.expanduser()) if mqtt.ca_file else None)
     deadline = time.monotonic() + BROKER_TIMEOUT_S

@@ -15,7 +15,7 @@ import click
 from edgegen.errors import BadRequest, Problem, StorageError
 
 from .app import App, pass_app
-from .output import printable, say, say_json
+from .output import note, printable, say, say_json
 from .progress import StepBar
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edgegen.engine.workbench import Workbench
     from edgegen.workflow import CheckedWorkflow, Workflow
 
-SUFFIXES = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
+SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 BAD = 2
 PLACEHOLDER = re.compile(r"%([a-z][a-z0-9_]{0,31})%")
 
@@ -53,12 +53,14 @@ sets_option = click.option(
 @workflow.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @sets_option
+@click.option("--measure", is_flag=True, help="Load the packs and run each graph, to tell the seconds now.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON, errors as ComfyUI does.")
 @pass_app
-def check(app: App, file: Path, sets: tuple[str, ...], as_json: bool) -> int:
+def check(app: App, file: Path, sets: tuple[str, ...], measure: bool, as_json: bool) -> int:
     """Say whether the workflow in FILE can run here, without loading any weights; - reads stdin.
 
-    Every problem is told at once: node, class, input, value, what is allowed. Exit code 2: it cannot.
+    Every problem is told at once: node, class, input, value, what is allowed. Exit code 2: it cannot. If it
+    can: the memory it needs, and the seconds, from how fast earlier jobs of this device were.
 
     \b
     Examples:
@@ -75,7 +77,8 @@ def check(app: App, file: Path, sets: tuple[str, ...], as_json: bool) -> int:
             raise
         say_json({"ok": False, **err.response()})
         return BAD
-    verdict = verdict_on(bench, checked)
+    with closing(bench):
+        verdict = {**verdict_on(bench, checked), **cost_of(app, bench, checked, measure)}
     if as_json:
         say_json(verdict)
     else:
@@ -97,20 +100,31 @@ def check(app: App, file: Path, sets: tuple[str, ...], as_json: bool) -> int:
 @click.option("--force", is_flag=True, help="Overwrite a file that exists.")
 @click.option("--provider", metavar="NAME", help="cpu, openvino or auto. Default: engine.provider.")
 @click.option("--threads", type=click.IntRange(0, 256), metavar="N", help="0: one per usable core.")
+@click.option("--queue", "queued", is_flag=True, help="Put it into the daemon's queue, print the job's id.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document with every picture.")
 @pass_app
 def run(app: App, file: Path, sets: tuple[str, ...], output: Path, **options: Any) -> None:
     """Run the workflow in FILE here and now; - reads stdin.
 
-    Prints each picture's file. A PNG remembers the workflow as it ran: ComfyUI opens it again.
+    Prints each picture's file. A PNG remembers the workflow as it ran: ComfyUI opens it again. With --queue
+    the daemon runs it, as if it had come over MQTT; the last picture that it saves is the job's.
 
     \b
     Examples:
       edgegen workflow run portrait.json -o portrait.png
       edgegen workflow run portrait.json --set 3.seed=7 --set "%subject%=a red apple"
+      edgegen workflow run portrait.json --queue
     """
+    from edgegen.jobs.workflowjob import words_in
+
+    from .generate import check_prompts
+
     bench = open_bench(app, options["provider"], options["threads"])
     checked = checked_workflow(bench, file, sets)
+    if options["queued"]:
+        submit(app, checked.written, options["as_json"])
+        return
+    check_prompts(app, *words_in(checked.written))
     namer = Namer(output, options["force"])
     with closing(bench):
         saved = run_all(bench, checked, namer, quiet=options["as_json"])
@@ -120,22 +134,49 @@ def run(app: App, file: Path, sets: tuple[str, ...], output: Path, **options: An
 
 def open_bench(app: App, provider: str | None = None, threads: int | None = None) -> Workbench:
     """The packs, mapping and folders of the configuration."""
-    from edgegen.config.files import pack_dirs
-    from edgegen.engine.workbench import Workbench
+    from edgegen.jobs.workflowrenderer import open_bench as bench_of
 
-    settings = app.settings
-    mapping = dict(entry.rsplit("=", 1) for entry in settings.workflow.checkpoints)
-    input_dir = (settings.workflow.input_dir or settings.node.data_dir / "input").expanduser()
-    engine = settings.engine
-    return Workbench(
-        pack_dirs(settings),
-        mapping,
-        input_dir,
-        settings.limits,
-        provider or engine.provider,
-        engine.threads if threads is None else threads,
-        engine.memory,
-    )
+    return bench_of(app.settings, provider, threads)
+
+
+def submit(app: App, written: Workflow, as_json: bool) -> None:
+    """Make a job of a workflow that is checked and filled in."""
+    import json
+
+    from edgegen.jobs.workflowjob import workflow_text
+
+    from .access import JobAccess
+    from .jobs import tell_queued
+    from .request import checked_request
+
+    request = checked_request({"workflow": json.loads(workflow_text(written))}, app.settings.limits)
+    with JobAccess(app.settings) as access:
+        tell_queued(access, access.submit(request), as_json)
+
+
+@workflow.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@pass_app
+def list_stored(app: App, as_json: bool) -> None:
+    """List the stored workflows, which a job may name: {"workflow": "NAME"}.
+
+    They are files NAME.json in workflow.folder.
+
+    \b
+    Examples:
+      edgegen workflow list
+    """
+    from edgegen.config.files import workflow_dir
+    from edgegen.jobs.workflowjob import WorkflowFolder
+
+    folder = WorkflowFolder(workflow_dir(app.settings))
+    if as_json:
+        say_json({"folder": str(folder.folder), "workflows": folder.names()})
+        return
+    for name in folder.names():
+        say(name)
+    if not folder.names():
+        note(f"no workflows in {folder.folder}")
 
 
 def checked_workflow(bench: Workbench, file: Path, sets: tuple[str, ...]) -> CheckedWorkflow:
@@ -188,9 +229,40 @@ def verdict_on(bench: Workbench, checked: CheckedWorkflow) -> dict[str, Any]:
         "nodes": {name: classes.count(name) for name in sorted(set(classes))},
         "unused": checked.unused,
         "checkpoints": {name: pack.name for name, pack in packs.items()},
-        "peak_memory_mb": max((pack.manifest.min_ram_mb for pack in packs.values()), default=0) or None,
         "node_errors": {},
     }
+
+
+def cost_of(app: App, bench: Workbench, checked: CheckedWorkflow, measure: bool) -> dict[str, Any]:
+    """Seconds and memory on this device; None is unknown, and then a note says why."""
+    from edgegen.engine import estimate
+    from edgegen.engine.nodes import packs_of
+
+    runs = estimate.graph_runs(bench, checked)
+    pace = known_pace(app)
+    if measure and runs is not None:
+        pace |= estimate.measure(bench, runs)
+    seconds = estimate.estimate_seconds(runs, bench.provider_name(), pace)
+    memory_mb, mode = estimate.peak_memory(bench, packs_of(bench, checked), runs)
+    return {
+        "seconds": None if seconds.seconds is None else round(seconds.seconds, 2),
+        "seconds_note": seconds.note,
+        "peak_memory_mb": memory_mb,
+        "memory_note": mode,
+    }
+
+
+def known_pace(app: App) -> dict[str, float]:
+    """How fast this device was, as its jobs' database remembers it; looking never makes that file."""
+    from edgegen.config.files import database_path
+    from edgegen.jobs.database import Database
+    from edgegen.jobs.pace import read_pace
+
+    path = database_path(app.settings.node)
+    if not path.exists():
+        return {}
+    with closing(Database(path)) as database:
+        return read_pace(database)
 
 
 def tell(verdict: dict[str, Any]) -> None:
@@ -198,8 +270,14 @@ def tell(verdict: dict[str, Any]) -> None:
     say(f"ok: it can run here: {counted}")
     for checkpoint, pack in verdict["checkpoints"].items():
         say(f"checkpoint {printable(checkpoint)}: pack {pack}")
+    if verdict["seconds"] is None:
+        say(f"seconds: unknown; {printable(verdict['seconds_note'])}")
+    else:
+        say(f"seconds: about {verdict['seconds']:.3g}, {verdict['seconds_note']}")
     if verdict["peak_memory_mb"]:
-        say(f"memory: about {verdict['peak_memory_mb']} MB at the pack's own size")
+        say(f"memory: about {verdict['peak_memory_mb']} MB, {verdict['memory_note']}")
+    else:
+        say(f"memory: {verdict['memory_note']}")
     if verdict["unused"]:
         say("not run, for no output needs them: " + printable(", ".join(verdict["unused"])))
 
@@ -237,15 +315,13 @@ def keep(
 
 
 def save(pixels: np.ndarray, written: Workflow, told: dict[str, Any], path: Path) -> None:
-    from edgegen.engine.metadata import encode_workflow_picture
-    from edgegen.pack import replace_file
+    from edgegen.engine.metadata import save_workflow_picture
 
-    data = encode_workflow_picture(pixels, written, told, SUFFIXES[path.suffix.lower()])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, data)
     except OSError as err:
         raise StorageError(f"cannot write {path}: {err.strerror or err}") from err
+    save_workflow_picture(pixels, written, told, path)
 
 
 class Namer:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from ..errors import ConfigError, Problem
 from ..pack import builtin_packs_dir
-from ..settings import ButtonSettings, NodeSettings, Settings
+from ..settings import NO_STYLE, ButtonSettings, NodeSettings, Settings, StyleSettings
 from .help import describe_problems
 from .layers import DROP_INS, Layer, Layers, read_layers
 from .problem import ConfigProblem, Origin
@@ -26,6 +26,7 @@ from .trials import current_trial
 
 SOCKET_NAME = "edgegen.sock"
 DATABASE_NAME = "edgegen.db"
+RESERVED_STYLES = (NO_STYLE.lower(), "none")  # Home Assistant's select shows "none" as unknown
 SALVAGE_ROUNDS = 10  # one is enough for every mistake seen so far
 MAX_SOCKET_PATH = 107  # bytes: sun_path holds 108 with its closing zero
 
@@ -66,7 +67,7 @@ def load_effective(
         settings = _validated(layers.data)
     except ValidationError as err:
         raise ConfigError(_all_problems(layers)) from err
-    if layers.problems or _pin_problems(settings.buttons, layers):
+    if layers.problems or _clashes(settings, layers):
         raise ConfigError(_all_problems(layers))
     return Effective(settings, layers)
 
@@ -141,7 +142,7 @@ def _problems_in(layers: Layers) -> list[ConfigProblem]:
         settings = _validated(layers.data)
     except ValidationError as err:
         return describe_problems(err, lambda loc: (layers.owner(loc) or Layer({})).origin(loc))
-    return _pin_problems(settings.buttons, layers)
+    return _clashes(settings, layers)
 
 
 def _as_hidden(problem: ConfigProblem, layers: Layers) -> ConfigProblem:
@@ -227,6 +228,16 @@ def gallery_dir(settings: Settings) -> Path:
     return chosen.expanduser().absolute() if chosen else data_dir(settings.node) / "gallery"
 
 
+def workflow_dir(settings: Settings) -> Path:
+    """Where stored workflows are."""
+    return (settings.workflow.folder or data_dir(settings.node) / "workflows").expanduser()
+
+
+def input_dir(settings: Settings) -> Path:
+    """Where the pictures are that LoadImage reads."""
+    return (settings.workflow.input_dir or data_dir(settings.node) / "input").expanduser()
+
+
 def pack_dirs(settings: Settings) -> tuple[Path, ...]:
     """Where packs are looked for, in order: the configured folders, installed ones, built-in ones."""
     chosen = (folder.expanduser().absolute() for folder in settings.engine.pack_dirs)
@@ -254,6 +265,23 @@ def _with_defaults(data: dict[str, Any]) -> dict[str, Any]:
 
 def _is_section(key: str, value: Any, defaults: dict[str, Any]) -> bool:
     return isinstance(value, dict) and isinstance(defaults.get(key), dict)
+
+
+def _clashes(settings: Settings, layers: Layers) -> list[ConfigProblem]:
+    """What each key for itself cannot tell."""
+    return _pin_problems(settings.buttons, layers) + _style_problems(settings.styles, layers)
+
+
+def _style_problems(styles: tuple[StyleSettings, ...], layers: Layers) -> list[ConfigProblem]:
+    """Every style has a name of its own, and none that Home Assistant takes for "unknown"."""
+    problems, taken = [], set(RESERVED_STYLES)
+    for index, style in enumerate(styles):
+        if (name := style.name.strip().lower()) in taken:
+            origin = layers.origin(("styles", index, "name"))
+            message = f"the name {style.name!r} is taken already"
+            problems.append(ConfigProblem(f"styles.{index}.name", style.name, message, origin))
+        taken.add(name)
+    return problems
 
 
 def _pin_problems(buttons: tuple[ButtonSettings, ...], layers: Layers) -> list[ConfigProblem]:

@@ -90,11 +90,11 @@ def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def write_atomically(path: Path, data: bytes, like: Path | None = None) -> None:
+def write_atomically(path: Path, data: bytes, like: Path | None = None, mode: int = NEW_MODE) -> None:
     """Temp file, fsync, rename, fsync of the folder: after a power cut it is the old file or the new one.
 
     Args:
-        like: the new file gets this one's mode and owner.
+        like: the new file gets this one's mode and owner. mode: without `like`, under the umask.
     Raises:
         StorageError: also when the owner cannot be kept; `path` is as it was.
     """
@@ -105,7 +105,7 @@ def write_atomically(path: Path, data: bytes, like: Path | None = None) -> None:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
                 file.flush()
-                _be_like(file.fileno(), like)
+                _be_like(file.fileno(), like, mode)
                 os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
@@ -119,9 +119,9 @@ def write_atomically(path: Path, data: bytes, like: Path | None = None) -> None:
         raise StorageError(f"{path}: cannot be written: {err.strerror}") from err
 
 
-def _be_like(fd: int, like: Path | None) -> None:
+def _be_like(fd: int, like: Path | None, mode: int) -> None:
     if like is None:
-        os.fchmod(fd, NEW_MODE & ~_umask())
+        os.fchmod(fd, mode & ~_umask())
         return
     wanted, is_now = like.stat(), os.fstat(fd)
     if (wanted.st_uid, wanted.st_gid) != (is_now.st_uid, is_now.st_gid):

@@ -50,23 +50,27 @@ class Sampler:
         uses_noise: it adds fresh noise.
         spaced_as_dpm: diffusers spaces its levels over steps + 1 points and starts from unit variance.
         drops_penultimate: ComfyUI skips the last level before 0.
+        looks_twice: it asks the denoiser twice a step, but for the one to 0.
     """
 
     solve: Callable[[solvers.Step], solvers.Moved]
     uses_noise: bool = False
     spaced_as_dpm: bool = False
     drops_penultimate: bool = False
+    looks_twice: bool = False
 
 
 SCHEDULERS: dict[str, Sampler] = {
     "euler": Sampler(solvers.euler),
     "euler_ancestral": Sampler(solvers.euler_ancestral, uses_noise=True),
-    "heun": Sampler(solvers.heun),
-    "dpm_2": Sampler(solvers.dpm_2, drops_penultimate=True),
-    "dpm_2_ancestral": Sampler(solvers.dpm_2_ancestral, uses_noise=True, drops_penultimate=True),
+    "heun": Sampler(solvers.heun, looks_twice=True),
+    "dpm_2": Sampler(solvers.dpm_2, drops_penultimate=True, looks_twice=True),
+    "dpm_2_ancestral": Sampler(
+        solvers.dpm_2_ancestral, uses_noise=True, drops_penultimate=True, looks_twice=True
+    ),
     "lms": Sampler(multistep.lms),
-    "dpmpp_2s_ancestral": Sampler(solvers.dpmpp_2s_ancestral, uses_noise=True),
-    "dpmpp_sde": Sampler(solvers.dpmpp_sde, uses_noise=True),
+    "dpmpp_2s_ancestral": Sampler(solvers.dpmpp_2s_ancestral, uses_noise=True, looks_twice=True),
+    "dpmpp_sde": Sampler(solvers.dpmpp_sde, uses_noise=True, looks_twice=True),
     "dpmpp_2m": Sampler(multistep.dpmpp_2m, spaced_as_dpm=True),
     "dpmpp_2m_sde": Sampler(multistep.dpmpp_2m_sde, uses_noise=True, spaced_as_dpm=True),
     "ddim": Sampler(solvers.euler),  # on sigmas DDIM is an Euler step
@@ -136,7 +140,7 @@ def part_of_run(
     start: int = 0,
     end: int = 10_000,
     to_the_end: bool = True,
-) -> Scheduler | None:
+) -> SigmaScheduler | None:
     """A scheduler for a part of a run, as ComfyUI cuts it; None when there is nothing to do.
 
     Args:
@@ -147,6 +151,24 @@ def part_of_run(
     sigmas = tail_sigmas(levels, trained, steps, denoise, sampler.drops_penultimate)
     sigmas = cut_sigmas(sigmas, start, end, to_the_end)
     return _on_sigmas(sampler, trained, prediction_type, sigmas) if len(sigmas) > 1 else None
+
+
+def on_sigmas(
+    name: str, schedule: NoiseSchedule, prediction_type: str, sigmas: np.ndarray
+) -> SigmaScheduler | None:
+    """A scheduler over noise levels of one's own; None when there is nothing to do.
+
+    Args:
+        sigmas: (n + 1,) float64.
+    Raises:
+        ValueError: they do not fall with every step.
+    """
+    if len(sigmas) < 2:
+        return None
+    if not (np.isfinite(sigmas).all() and (np.diff(sigmas) < 0).all() and sigmas[-1] >= 0):
+        raise ValueError("noise levels must fall with every step, down to 0 or above")
+    trained = sigmas_of(alphas_cumprod(schedule))
+    return _on_sigmas(SCHEDULERS[name], trained, prediction_type, sigmas)
 
 
 def _on_sigmas(

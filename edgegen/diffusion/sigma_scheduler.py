@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .masking import KeptPicture
 from .prediction import Draw, Predict, StepOutput, as_float32, predict_denoised
 from .solvers import Moved, Step
 
@@ -43,6 +44,8 @@ class SigmaScheduler:
         sigmas: (steps + 1,) float64, strictly descending to 0.
         init_noise_sigma: unit noise times this is where the run starts.
         uses_noise: the solver draws.
+    Attributes:
+        kept: a picture to paint over in parts only; None: the whole.
     """
 
     def __init__(
@@ -59,13 +62,16 @@ class SigmaScheduler:
         self.init_noise_sigma = init_noise_sigma
         self.uses_noise = uses_noise
         self.history: tuple[np.ndarray, ...] = ()
+        self.kept: KeptPicture | None = None
         self._solve = solve
         self._table = table
         self._prediction_type = prediction_type
 
     def advance(self, predict: Predict, latents: np.ndarray, i: int, draw: Draw) -> StepOutput:
         def denoise(x: np.ndarray, sigma: float) -> np.ndarray:
-            return self._denoise(predict, x, sigma)
+            if self.kept is None:
+                return self._denoise(predict, x, sigma)
+            return self.kept.seen(self._denoise(predict, self.kept.shown(x, sigma), sigma))
 
         moved = self._solve(Step(denoise, latents.astype(np.float64), self.sigmas, i, self.history, draw))
         self.history = moved.history

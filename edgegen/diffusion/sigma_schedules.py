@@ -16,6 +16,7 @@ from .schedules import check_steps
 KARRAS_RHO = 7.0
 BETA_SHAPE = 0.6
 WHOLE_RUN = 0.9999
+TURBO_LEVELS = 10
 
 Spacing = Callable[[np.ndarray, int], np.ndarray]
 """(trained sigmas, steps) -> levels, descending, without the final 0."""
@@ -45,13 +46,34 @@ def ddim_uniform_sigmas(trained: np.ndarray, steps: int) -> np.ndarray:
 
 def karras_sigmas(trained: np.ndarray, steps: int) -> np.ndarray:
     """Levels that crowd at the clean end (Karras et al. 2022, arXiv:2206.00364, eq. 5, rho 7)."""
-    high, low = trained[-1] ** (1 / KARRAS_RHO), trained[0] ** (1 / KARRAS_RHO)
-    return np.linspace(high, low, steps) ** KARRAS_RHO
+    return karras_between(trained[-1], trained[0], steps)
+
+
+def karras_between(high: float, low: float, steps: int, rho: float = KARRAS_RHO) -> np.ndarray:
+    """The same between bounds of one's own: (steps,) float64, without the final 0; rho > 0."""
+    return np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho
 
 
 def exponential_sigmas(trained: np.ndarray, steps: int) -> np.ndarray:
     """Levels evenly spaced in log sigma, as Lu et al. 2022, arXiv:2206.00927, advise."""
-    return np.exp(np.linspace(np.log(trained[-1]), np.log(trained[0]), steps))
+    return exponential_between(trained[-1], trained[0], steps)
+
+
+def exponential_between(high: float, low: float, steps: int) -> np.ndarray:
+    """The same between bounds of one's own, both > 0: (steps,) float64, without the final 0."""
+    return np.exp(np.linspace(np.log(high), np.log(low), steps))
+
+
+def sd_turbo_sigmas(trained: np.ndarray, steps: int, denoise: float = 1.0) -> np.ndarray:
+    """Those of the ten levels that adversarial distillation trained (Sauer et al. 2023, arXiv:2311.17042),
+    from the noisiest on: (n + 1,) float64 down to 0, n <= steps.
+
+    Args:
+        denoise: 0 to 1; of the ten, the first (1 - denoise) are left out.
+    """
+    distilled = trained[(np.arange(TURBO_LEVELS, 0, -1) * len(trained)) // TURBO_LEVELS - 1]
+    start = TURBO_LEVELS - int(TURBO_LEVELS * denoise)
+    return np.append(distilled[start : start + steps], 0.0)
 
 
 def beta_sigmas(trained: np.ndarray, steps: int) -> np.ndarray:

@@ -99,8 +99,9 @@ class ClipTokenizer:
         self.max_length = max_length
         self.start_id, self.end_id = vocabulary[START], vocabulary[END]
         self.pad_id = self.end_id if pad_id is None else pad_id
-        self._vocabulary = vocabulary
-        self._merges = _merge_table(vocabulary, merges)
+        letters = (letter + end for letter in _LETTERS for end in ("", END_OF_WORD))
+        self._letter_ids = {letter: vocabulary[letter] for letter in letters if letter in vocabulary}
+        self._merges = MergeTable.of(vocabulary, merges)
         self._words: dict[str, tuple[int, ...]] = {}
 
     @classmethod
@@ -151,22 +152,44 @@ class ClipTokenizer:
             self._words.clear()
         letters = [_LETTERS[b] for b in word.encode("utf-8", "replace")]
         letters[-1] += END_OF_WORD
-        ids = [self._vocabulary.get(letter, self.end_id) for letter in letters]  # CLIP's unknown is the end
+        ids = [self._letter_ids.get(letter, self.end_id) for letter in letters]  # CLIP's unknown is the end
         return self._words.setdefault(word, tuple(_merge(ids, self._merges)))
 
 
-MergeTable = dict[tuple[int, int], tuple[int, int]]
+class MergeTable:
+    """(left id, right id) -> (rank, merged id), in arrays: CLIP's 48,894 merges take 1 MB, as a dict 14 MB.
 
+    Args:
+        pairs: (n,) int64, left id << 32 | right id.
+        merged: (n,) ids, in the order of their ranks.
+    """
 
-def _merge_table(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> MergeTable:
-    """(left id, right id) -> (rank, merged id)."""
-    table: MergeTable = {}
-    for rank, (left, right) in enumerate(merges):
-        try:
-            table[vocabulary[left], vocabulary[right]] = (rank, vocabulary[left + right])
-        except KeyError as err:
-            raise ValueError(f"merge {rank} needs {err}, which is not in the vocabulary") from None
-    return table
+    def __init__(self, pairs: np.ndarray, merged: np.ndarray):
+        order = np.argsort(pairs, kind="stable")
+        last = np.append(pairs[order][1:] != pairs[order][:-1], True) if len(pairs) else order.astype(bool)
+        self._ranks = order[last].astype(np.int32)  # of a pair given twice the later counts
+        self._pairs = pairs[self._ranks]
+        self._merged = merged[self._ranks].astype(np.int32)
+
+    @classmethod
+    def of(cls, vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> MergeTable:
+        """Raises ValueError: a token is not in the vocabulary."""
+        pairs, merged = np.empty(len(merges), np.int64), np.empty(len(merges), np.int64)
+        for rank, (left, right) in enumerate(merges):
+            try:
+                pairs[rank] = vocabulary[left] << 32 | vocabulary[right]
+                merged[rank] = vocabulary[left + right]
+            except KeyError as err:
+                raise ValueError(f"merge {rank} needs {err}, which is not in the vocabulary") from None
+        return cls(pairs, merged)
+
+    def get(self, left: int, right: int) -> tuple[int, int] | None:
+        """(rank, merged id), or None when the two do not merge."""
+        pair = left << 32 | right
+        place = int(np.searchsorted(self._pairs, pair))
+        if place == len(self._pairs) or self._pairs[place] != pair:
+            return None
+        return int(self._ranks[place]), int(self._merged[place])
 
 
 def _merge(ids: list[int], table: MergeTable) -> list[int]:
@@ -174,22 +197,22 @@ def _merge(ids: list[int], table: MergeTable) -> list[int]:
     count = len(ids)
     before, after = list(range(-1, count - 1)), list(range(1, count + 1))
     alive = [True] * count
-    heap: list[tuple[int, int, int, int]] = []  # (rank, place, left id, right id)
+    heap: list[tuple[int, int, int, int, int]] = []  # (rank, place, left id, right id, merged id)
 
     def consider(left: int) -> None:
         if left >= 0 and after[left] < count:
             pair = ids[left], ids[after[left]]
-            if pair in table:
-                heapq.heappush(heap, (table[pair][0], left, *pair))
+            if (found := table.get(*pair)) is not None:
+                heapq.heappush(heap, (found[0], left, *pair, found[1]))
 
     for place in range(count - 1):
         consider(place)
     while heap:
-        _, left, left_id, right_id = heapq.heappop(heap)
+        _, left, left_id, right_id, merged = heapq.heappop(heap)
         right = after[left]
         if not alive[left] or right >= count or (ids[left], ids[right]) != (left_id, right_id):
             continue  # one of the two was merged meanwhile
-        ids[left] = table[left_id, right_id][1]
+        ids[left] = merged
         alive[right] = False
         after[left] = after[right]
         if after[left] < count:

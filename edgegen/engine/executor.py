@@ -7,12 +7,14 @@ import json
 from collections import Counter, OrderedDict
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ..diffusion.sampler import SamplerState
 from ..errors import BadRequest, OutOfMemory
+from ..pack import Manifest
 from ..workflow import BadWorkflow, CheckedNode, CheckedWorkflow, Link, NodeProblem
 from .nodes import NODES, Shown
 from .stages import Stages
@@ -29,6 +31,9 @@ class NodeProgress:
         index, count: which of the nodes that run it is, 1 to count.
         steps: 0 for nodes that make none.
         denoised: (b, c, h, w) float32, the picture's latents as predicted in this step; None before.
+        all_done, all_steps: the same of all nodes of the run; those of nodes to come are as planned.
+        manifest: of the pack that samples; None for other nodes.
+        key: what the node's result depends on, hashed. state: where it may go on from; None before.
     """
 
     node_id: str
@@ -38,6 +43,11 @@ class NodeProgress:
     step: int = 0
     steps: int = 0
     denoised: np.ndarray | None = None
+    all_done: int = 0
+    all_steps: int = 0
+    manifest: Manifest | None = None
+    key: str = ""
+    state: SamplerState | None = None
 
 
 @dataclass(frozen=True)
@@ -59,9 +69,13 @@ class Executor:
         self._bench = bench
         self._cache = _Cache(cache_bytes)
 
-    def run(self, workflow: CheckedWorkflow) -> Generator[NodeProgress | NodePictures, None, None]:
+    def run(
+        self, workflow: CheckedWorkflow, resume: Mapping[str, SamplerState] | None = None
+    ) -> Generator[NodeProgress | NodePictures, None, None]:
         """Run what the outputs need. Close the iterator to cancel between two steps.
 
+        Args:
+            resume: by `NodeProgress.key`, where the samplers of a run that was cut off were.
         Raises:
             BadWorkflow: an input turned out wrong, as a prompt with too many tokens; names the node.
             OutOfMemory, EngineError, PackError: as text-to-image.
@@ -72,9 +86,13 @@ class Executor:
         waiting = Counter(link.node for node in todo for link in _links(node))
         live = {node_id: known[node_id] for node_id in waiting if node_id in known}
         known.clear()
+        states = {node.id: state for node in todo if (state := (resume or {}).get(keys[node.id]))}
+        tally = _Tally({node.id: _planned_steps(node) for node in todo})
+        tally.done = {node_id: state.index for node_id, state in states.items()}
         for index, node in enumerate(todo, start=1):
-            yield NodeProgress(node.id, node.class_type, index, len(todo))
-            outputs = yield from self._work(node, _filled(node, live), index, len(todo))
+            begun = NodeProgress(node.id, node.class_type, index, len(todo), key=keys[node.id])
+            yield tally.told(begun)
+            outputs = yield from self._work(node, _filled(node, live), begun, tally, states.get(node.id))
             if node.id in workflow.outputs:
                 yield NodePictures(node.id, outputs[0])
             else:
@@ -88,16 +106,27 @@ class Executor:
         self._cache.clear()
 
     def _work(
-        self, node: CheckedNode, inputs: dict[str, Any], index: int, count: int
+        self,
+        node: CheckedNode,
+        inputs: dict[str, Any],
+        begun: NodeProgress,
+        tally: _Tally,
+        resume: SamplerState | None,
     ) -> Generator[NodeProgress, None, tuple[Any, ...]]:
         try:
-            work = NODES[node.class_type].work(self._bench, **inputs)
+            work = NODES[node.class_type].work(
+                self._bench, **inputs, **({"resume": resume} if resume else {})
+            )
             with closing(work):
                 while True:
                     step = next(work)
-                    yield NodeProgress(
-                        node.id, node.class_type, index, count, step.index, step.total, step.denoised
+                    tally.note(node.id, step.index, step.total)
+                    now = replace(
+                        begun, step=step.index, steps=step.total, denoised=step.denoised, state=step.state
                     )
+                    if isinstance(stages := inputs.get("model"), Stages):
+                        now = replace(now, manifest=stages.pack.manifest)
+                    yield tally.told(now)
         except StopIteration as done:
             outputs: tuple[Any, ...] = done.value
             return outputs
@@ -108,6 +137,29 @@ class Executor:
                 f"node {node.id} ({node.class_type}): not enough memory: lower width, height and "
                 "batch_size, take a smaller pack or free memory on this machine"
             ) from err
+
+
+@dataclass
+class _Tally:
+    """How far the samplers of a run are: steps planned and done, by node."""
+
+    planned: dict[str, int]
+    done: dict[str, int] = field(default_factory=dict)
+
+    def note(self, node_id: str, step: int, steps: int) -> None:
+        self.planned[node_id], self.done[node_id] = steps, step
+
+    def told(self, progress: NodeProgress) -> NodeProgress:
+        done, planned = sum(self.done.values()), sum(self.planned.values())
+        return replace(progress, all_done=done, all_steps=max(done, planned))
+
+
+def _planned_steps(node: CheckedNode) -> int:
+    values = {name: value for name, value in node.inputs.items() if not isinstance(value, Link)}
+    try:
+        return NODES[node.class_type].planned_steps(values)
+    except KeyError:  # an input that another node computes
+        return 0
 
 
 def content_keys(workflow: CheckedWorkflow, bench: Workbench) -> dict[str, str]:

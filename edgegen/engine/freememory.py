@@ -42,7 +42,7 @@ def read_free_memory(proc: Path = PROC, sys: Path = SYS) -> FreeMemory | None:
     machine = _table(proc / "meminfo")
     if "MemAvailable" not in machine:
         return None
-    own = _table(proc / "self/status").get("RssAnon", 0) * 1024
+    own = _own_anonymous(proc)
     found = FreeMemory(
         _mb(machine["MemAvailable"] * 1024 + own), _mb(machine.get("SwapFree", 0) * 1024), "this machine"
     )
@@ -50,6 +50,15 @@ def read_free_memory(proc: Path = PROC, sys: Path = SYS) -> FreeMemory | None:
     if frees and _mb(min(frees) + own) < found.ram_mb:
         return FreeMemory(max(0, _mb(min(frees) + own)), 0, "this process's cgroup")
     return found
+
+
+def own_anonymous_mb(proc: Path = PROC) -> int:
+    """What this process holds that no file backs; 0 where the kernel does not tell."""
+    return _mb(_own_anonymous(proc))
+
+
+def _own_anonymous(proc: Path) -> int:
+    return _table(proc / "self/status").get("RssAnon", 0) * 1024
 
 
 def _groups(proc: Path, sys: Path) -> Iterator[_Group]:

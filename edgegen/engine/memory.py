@@ -5,10 +5,14 @@
 | `full` | copied into the layout the kernels like best | an arena that only grows | fastest |
 | `mapped` | left in the file: the kernel may drop their pages and read them again | no arena | about half |
 | `low` | as in `mapped`, one graph at a time | every tensor goes back when it was read | about half |
+| `tiled` | as in `low` | as in `low`; the decoder sees the picture in tiles | as `low` |
 
 `low` switches the planner's reuse of buffers off: what it reuses it keeps, from the first layer that needs
 the size to the last. On Stable Diffusion 1.5 at 512x512 that is 0.4 GB. Packs store their weights aligned in
 external data files; weights inside an .onnx are copied in every mode.
+
+`full`, `mapped` and `low` make the same picture. `tiled` is for decoders that look at the whole picture at
+once (`decoding`): its picture differs a little, so that nothing chooses it but need.
 
 Only the CPU provider knows these modes.
 """
@@ -16,9 +20,10 @@ Only the CPU provider knows these modes.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+SMALL_GRAPH = 8 * 10**6  # bytes of all its files
 MMAP_THRESHOLD = 256 * 1024  # bytes; a tensor this big is a mapping of its own, and gone once freed
 # mallopt(3), the values of glibc's malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -33,6 +38,7 @@ class MemoryMode:
         uses_arena: freed memory stays with ONNX Runtime.
         plans_buffers: tensors share buffers that live as long as the longest of them.
         keeps_graphs: graphs stay loaded beside each other; else one stage frees the one before.
+        decodes_in_tiles: a decoder that is not cut never sees the whole picture.
     """
 
     name: str
@@ -40,22 +46,28 @@ class MemoryMode:
     uses_arena: bool
     plans_buffers: bool
     keeps_graphs: bool
+    decodes_in_tiles: bool = False
+
+    def for_graph(self, graph_bytes: int) -> MemoryMode:
+        """Small graphs are worth a copy of their weights: kernels that repack them in every run take more."""
+        return replace(self, prepacks=True) if graph_bytes <= SMALL_GRAPH else self
 
 
 FULL = MemoryMode("full", prepacks=True, uses_arena=True, plans_buffers=True, keeps_graphs=True)
 MAPPED = MemoryMode("mapped", prepacks=False, uses_arena=False, plans_buffers=True, keeps_graphs=True)
 LOW = MemoryMode("low", prepacks=False, uses_arena=False, plans_buffers=False, keeps_graphs=False)
-MODES = {mode.name: mode for mode in (FULL, MAPPED, LOW)}  # fastest first
+TILED = replace(LOW, name="tiled", decodes_in_tiles=True)
+MODES = {mode.name: mode for mode in (FULL, MAPPED, LOW, TILED)}  # fastest first
 
 
 def apply_mode(options: Any, mode: MemoryMode) -> None:
-    """Tell ONNX Runtime's session options; `low` tunes this process's malloc too, for good."""
+    """Tell ONNX Runtime's session options; `low` and `tiled` tune this process's malloc too, for good."""
     if not mode.prepacks:
         options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = mode.uses_arena
     options.enable_mem_pattern = mode.plans_buffers
     options.enable_mem_reuse = mode.plans_buffers
-    if mode is LOW:
+    if not mode.keeps_graphs:
         tune_malloc()
 
 

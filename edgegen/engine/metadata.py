@@ -61,6 +61,7 @@ def describe(picture: Picture) -> dict[str, Any]:
         "pack": picture.pack_name,
         "provider": picture.provider,
         "seconds": round(picture.seconds, 3),
+        **({"decoding": picture.decoding} if picture.decoding else {}),
         "version": __version__,
     }
 
@@ -146,10 +147,26 @@ def save_picture(picture: Picture, path: Path, file_format: str | None = None) -
     Raises:
         StorageError: the file cannot be written, or its suffix names no format.
     """
-    chosen = file_format or SUFFIXES.get(path.suffix.lower())
-    if chosen is None:
+    chosen = file_format or format_of(path)
+    write_picture(path, encode_picture(picture, chosen))
+
+
+def save_workflow_picture(
+    pixels: np.ndarray, workflow: Workflow, told: Mapping[str, Any], path: Path
+) -> None:
+    """A workflow's picture, its format by the path's suffix. Raises as `save_picture`."""
+    write_picture(path, encode_workflow_picture(pixels, workflow, told, format_of(path)))
+
+
+def format_of(path: Path) -> str:
+    """Raises StorageError when the suffix names no format."""
+    if (found := SUFFIXES.get(path.suffix.lower())) is None:
         raise StorageError(f"{path}: the file's name must end in {', '.join(SUFFIXES)}")
-    data = encode_picture(picture, chosen)
+    return found
+
+
+def write_picture(path: Path, data: bytes) -> None:
+    """Whole or not at all. Raises StorageError."""
     try:
         replace_file(path, data)
     except OSError as err:

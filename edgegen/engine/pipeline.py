@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -12,31 +13,35 @@ import numpy as np
 
 from ..diffusion.pixels import to_uint8
 from ..diffusion.rng import NoiseSource
-from ..diffusion.sampler import SamplerStep
+from ..diffusion.sampler import SamplerState, SamplerStep
 from ..diffusion.schedulers import make_scheduler
 from ..errors import BadRequest, EngineError, OutOfMemory, Problem
 from ..pack import Pack
-from .memorychoice import MemoryChoice, memory_for
+from .memorychoice import MemoryChoice, memory_for, memory_for_any
 from .providers import ProviderChoice, choose_provider
 from .request import GenerationSettings, noise_schedule, resolve_settings
 from .stages import Stages
+
+log = logging.getLogger(__name__)
 
 __all__ = ["GenerationSettings", "Picture", "Progress", "TextToImage", "resolve_settings"]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """After each step; step 0 comes before any work.
+    """After each step; step 0 comes before any work, or the step at which a run goes on.
 
     Attributes:
         latents: (1, c, h, w) float32 as the scheduler keeps them.
-        denoised: the picture's latents as predicted in this step, for previews; None at step 0.
+        denoised: the picture's latents as predicted in this step, for previews; None before any work.
+        state: where to go on from; None before any work.
     """
 
     step: int
     steps: int
     latents: np.ndarray
     denoised: np.ndarray | None
+    state: SamplerState | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Picture:
         pixels: (height, width, 3) uint8.
         seconds: from the first `next` to the last, loading and the caller's pauses included.
         provider: `cpu` or `openvino`.
+        decoding: the tiles it was decoded in, where that changes it; else empty.
     """
 
     pixels: np.ndarray
@@ -54,6 +60,7 @@ class Picture:
     seconds: float
     provider: str
     pack_name: str
+    decoding: str = ""
 
 
 class TextToImage:
@@ -62,7 +69,7 @@ class TextToImage:
     Args:
         provider: `auto`, `cpu`, `openvino`, or a choice already made.
         threads: for ONNX Runtime; 0: one per usable core.
-        memory: `auto`, `full`, `mapped`, `low`, or a choice already made.
+        memory: `auto`, a mode's name, or a choice already made. `auto` looks again when the size changes.
         batch_guidance: run guidance's two passes as one batch of 2: more memory, on few cores no faster.
     Raises:
         ProviderError: the provider asked for cannot run here.
@@ -80,14 +87,21 @@ class TextToImage:
     ):
         self.pack = pack
         self.provider = choose_provider(provider) if isinstance(provider, str) else provider
-        self.memory = memory_for(pack.manifest, self.provider, memory) if isinstance(memory, str) else memory
+        self._fits_sizes = memory == "auto"
+        known = memory_for_any(pack.manifest, self.provider, memory) if isinstance(memory, str) else memory
+        self.memory = known
         self.stages = Stages(pack, self.provider, threads, self.memory.mode)
         self.sessions = self.stages.sessions
         self._batch_guidance = batch_guidance
+        self._fitted = (0, 0)
 
-    def generate(self, settings: GenerationSettings) -> Generator[Progress | Picture, None, None]:
+    def generate(
+        self, settings: GenerationSettings, resume: SamplerState | None = None
+    ) -> Generator[Progress | Picture, None, None]:
         """Progress for every step, then the Picture. Close the iterator to cancel between two steps.
 
+        Args:
+            resume: a state of an earlier run of the same settings: the rest makes the identical picture.
         Raises:
             BadRequest: the prompt has more tokens than the pack reads.
             OutOfMemory: names the size and what to lower.
@@ -95,21 +109,34 @@ class TextToImage:
         """
         began = time.monotonic()
         self.check_prompts(settings)
+        self._fit(settings.width, settings.height)
         try:
-            latents = yield from self._denoise(settings)
+            latents = yield from self._denoise(settings, resume)
             pixels = self._decode(latents)
         except MemoryError as err:
             raise OutOfMemory(self._memory_advice(settings)) from err
         seconds = time.monotonic() - began
-        yield Picture(pixels, settings, seconds, self.provider.name, self.pack.name)
+        decoding = self.stages.decoding
+        told = str(decoding) if decoding.tile else ""
+        yield Picture(pixels, settings, seconds, self.provider.name, self.pack.name, told)
 
     def check_prompts(self, settings: GenerationSettings) -> None:
         """Raises BadRequest when a prompt has more tokens than the pack reads, or weights beyond all sense;
         none is ever cut silently."""
         texts = {"prompt": settings.prompt, "negative_prompt": settings.negative_prompt}
-        found = {field: self.stages.prompt_problem(text) for field, text in texts.items()}
+        found = {field: self.stages.words.problem(text) for field, text in texts.items()}
         if problems := [Problem(field, texts[field], message) for field, message in found.items() if message]:
             raise BadRequest(problems)
+
+    def _fit(self, width: int, height: int) -> None:
+        """In mode `auto`: the mode for this size. Raises OutOfMemory with figures when none fits."""
+        if not self._fits_sizes or (width, height) == self._fitted:
+            return
+        choice = memory_for(self.pack.manifest, self.provider, "auto", (width, height))
+        if choice.mode != self.memory.mode:
+            log.info("memory mode %s for %dx%d: %s", choice.mode.name, width, height, choice.reason)
+        self.memory, self._fitted = choice, (width, height)
+        self.stages.use(choice.mode)
 
     def close(self) -> None:
         """Free graphs and encodings; safe to call twice. The next `generate` loads again."""
@@ -123,7 +150,9 @@ class TextToImage:
     ) -> None:
         self.close()
 
-    def _denoise(self, settings: GenerationSettings) -> Generator[Progress, None, np.ndarray]:
+    def _denoise(
+        self, settings: GenerationSettings, resume: SamplerState | None
+    ) -> Generator[Progress, None, np.ndarray]:
         """Yields Progress; the final latents are its return value."""
         manifest = self.pack.manifest
         scheduler = make_scheduler(
@@ -136,14 +165,14 @@ class TextToImage:
         side = manifest.latent_downscale
         shape = (1, manifest.latent_channels, settings.height // side, settings.width // side)
         rng = NoiseSource(settings.seed)
-        latents = rng.normal(shape) * np.float32(scheduler.init_noise_sigma)
-        yield Progress(0, len(scheduler.timesteps), latents, None)
-        guided = settings.guidance != 1
-        conditioning = [self.stages.encode(settings.prompt)]
-        unconditional = [self.stages.encode(settings.negative_prompt)] if guided else None
-        pair = self.stages.predict_pair if guided and self._batch_guidance else None
+        latents = resume.latents if resume else rng.normal(shape) * np.float32(scheduler.init_noise_sigma)
+        yield Progress(resume.index if resume else 0, len(scheduler.timesteps), latents, None)
+        conditioning, unconditional = self.stages.encode_prompts(
+            settings.prompt, settings.negative_prompt, settings.guidance
+        )
+        pair = self.stages.predict_pair if unconditional and self._batch_guidance else None
         steps = self.stages.denoise(
-            scheduler, latents, conditioning, unconditional, settings.guidance, rng, pair
+            scheduler, latents, conditioning, unconditional, settings.guidance, rng, pair, resume
         )
         with closing(steps):
             for step in steps:
@@ -175,4 +204,4 @@ class TextToImage:
 
 
 def _progress(step: SamplerStep) -> Progress:
-    return Progress(step.index, step.total, step.latents, step.denoised)
+    return Progress(step.index, step.total, step.latents, step.denoised, step.state)

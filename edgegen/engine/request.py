@@ -17,6 +17,8 @@ from ..errors import BadRequest, Problem
 from ..pack import Manifest, Pack
 from ..settings import LimitSettings
 
+NO_GUIDANCE = 1.0  # 0 counts as it: so the cards of distilled models call it
+
 
 class RequestFields(Protocol):
     """What a request has to say; None means the pack's default. A job's request is one."""
@@ -93,7 +95,7 @@ def resolve_settings(
         negative_prompt=clean_prompt(request.negative_prompt),
         seed=new_seed() if request.seed is None else request.seed,
         steps=defaults.steps if request.steps is None else request.steps,
-        guidance=float(defaults.guidance if request.guidance is None else request.guidance),
+        guidance=float(defaults.guidance if request.guidance is None else request.guidance or NO_GUIDANCE),
         width=defaults.width if request.width is None else request.width,
         height=defaults.height if request.height is None else request.height,
         sampler=defaults.sampler if request.sampler is None else request.sampler,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,13 @@ import numpy as np
 
 from ..errors import EngineError, OutOfMemory, ProviderError
 from ..pack import Pack
+from .freememory import own_anonymous_mb
+from .graphtimes import GraphTimes
 from .memory import FULL, MemoryMode, apply_mode, trim_malloc
 from .providers import ProviderChoice
 from .runtime import FATAL_ONLY, onnxruntime, usable_cores
+
+log = logging.getLogger(__name__)
 
 DTYPES = {
     "tensor(float)": np.float32,
@@ -24,6 +30,7 @@ DTYPES = {
     "tensor(int8)": np.int8,
     "tensor(bool)": np.bool_,
 }
+DECODER = "vae_decoder"
 _NO_MEMORY = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory", "cannot allocate memory")
 
 
@@ -33,13 +40,18 @@ class GraphSession:
     Attributes:
         name: for messages: the role or the file.
         inputs: name -> (dtype, rank); outputs: names.
+        properties: the graph's own metadata.
         runs: how often it ran.
+        times: told of every run; None: nobody is.
     """
+
+    times: GraphTimes | None = None
 
     def __init__(self, session: Any, name: str):
         self.name = name
         self.inputs = {i.name: (_dtype(i.type, i.name, name), len(i.shape)) for i in session.get_inputs()}
         self.outputs = [o.name for o in session.get_outputs()]
+        self.properties: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         self.runs = 0
         self._session = session
 
@@ -56,12 +68,21 @@ class GraphSession:
             takes, given = (", ".join(sorted(names)) for names in (self.inputs, feeds))
             raise EngineError(f"graph {self.name} takes {takes}, but was given {given}")
         cast = {name: self._fitted(name, np.asarray(value)) for name, value in feeds.items()}
+        began = time.monotonic()
         try:
             values = self._session.run(None, cast)
         except Exception as err:
             raise _readable(f"graph {self.name} failed", err) from err
         self.runs += 1
+        if self.times is not None:
+            self.times.note(self.name, feeds, time.monotonic() - began)
         return dict(zip(self.outputs, values, strict=True))
+
+    def output(
+        self, feeds: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...] | None = None
+    ) -> np.ndarray:
+        """One output as float32. Raises as `run`, and EngineError when there is none, or of another shape."""
+        return output_of(self.run(feeds), name, self.name, shape)
 
     def _fitted(self, name: str, value: np.ndarray) -> np.ndarray:
         dtype, rank = self.inputs[name]
@@ -74,6 +95,17 @@ class GraphSession:
     def close(self) -> None:
         """Free the graph's memory; safe to call twice."""
         self._session = None
+
+
+def output_of(
+    out: Mapping[str, np.ndarray], name: str, graph: str, shape: tuple[int, ...] | None = None
+) -> np.ndarray:
+    """One output as float32. Raises EngineError when the graph has none of that name, or another shape."""
+    if name not in out:
+        raise EngineError(f"graph {graph} has no output {name}; it has {', '.join(out)}")
+    if shape is not None and out[name].shape != shape:
+        raise EngineError(f"graph {graph}: {name} has shape {out[name].shape}, expected {shape}")
+    return out[name].astype(np.float32, copy=False)
 
 
 def _dtype(kind: str, input_name: str, graph: str) -> type:
@@ -138,6 +170,9 @@ class SessionCache:
     """A pack's sessions: one per graph, loaded when first wanted, after its files' hashes were checked.
 
     In a memory mode that keeps no graphs, wanting one frees the others first.
+
+    Attributes:
+        times: how long the graphs took; whoever decodes notes that, for it may happen piece by piece.
     """
 
     def __init__(self, pack: Pack, choice: ProviderChoice, threads: int = 0, memory: MemoryMode = FULL):
@@ -146,6 +181,18 @@ class SessionCache:
         self._threads = threads
         self._memory = memory
         self._open: dict[str, GraphSession] = {}
+        self.times = GraphTimes()
+
+    def use(self, memory: MemoryMode) -> None:
+        """Load in another mode from now on; what is loaded in the old one is freed."""
+        if memory != self._memory:
+            self.close()
+            self._memory = memory
+
+    @property
+    def roles(self) -> list[str]:
+        """The pack's graphs."""
+        return sorted(self._pack.manifest.graphs)
 
     @property
     def loaded(self) -> list[str]:
@@ -157,9 +204,18 @@ class SessionCache:
         if role not in self._open:
             if not self._memory.keeps_graphs:
                 self.close()
-            path = self._pack.verify_graph(role)
-            self._open[role] = open_session(path, self._choice, self._threads, role, self._memory)
+            self._open[role] = self._load(role)
         return self._open[role]
+
+    def _load(self, role: str) -> GraphSession:
+        began = time.monotonic()
+        path = self._pack.verify_graph(role)
+        size = sum(entry.bytes for entry in self._pack.manifest.graphs[role].files.values())
+        session = open_session(path, self._choice, self._threads, role, self._memory.for_graph(size))
+        if role != DECODER:
+            session.times = self.times
+        log.debug("graph %s loaded in %.2f s; %d MB held", role, time.monotonic() - began, own_anonymous_mb())
+        return session
 
     def close(self) -> None:
         """Free all graphs; safe to call twice. A later `get` loads again."""

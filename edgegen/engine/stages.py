@@ -5,32 +5,36 @@ Text-to-image and the workflow nodes are both made of these.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Generator
+from dataclasses import replace
 
 import numpy as np
 
-from ..diffusion.emphasis import emphasize, weight_problem, weighted_parts
-from ..diffusion.prompt import token_problem
+from ..diffusion.conditions import guidance_embedding
 from ..diffusion.rng import NoiseSource
-from ..diffusion.sampler import PairDenoiser, SamplerStep, sample
+from ..diffusion.sampler import PairDenoiser, SamplerState, SamplerStep, sample
 from ..diffusion.schedulers import Scheduler
-from ..diffusion.tokenizer import ClipTokenizer
 from ..errors import EngineError
 from ..pack import Pack
+from .areas import blended, has_areas, with_counterparts
+from .conditioning import Conditioning, Encoding, feeds_of
+from .decoding import WHOLE, decode, decode_tiled
+from .graphtimes import Pace
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
-from .session import SessionCache
+from .session import DECODER, SessionCache
+from .words import Words
 
-PROMPTS_REMEMBERED = 8
-
-Conditioning = Sequence[np.ndarray]
-"""Encodings, each (1, tokens, width) float32; the denoiser's answers to several are averaged."""
+Prompts = tuple[Conditioning, Conditioning | None]
+"""What to draw and what not to; None: one pass is enough."""
 
 
 class Stages:
     """A pack's graphs on a provider; they load when first needed and stay until `close`. Not thread-safe.
 
+    Attributes:
+        decoding: how the last picture was decoded.
     Raises:
         PackError: the tokenizer is altered or not of CLIP type.
     """
@@ -38,34 +42,32 @@ class Stages:
     def __init__(self, pack: Pack, provider: ProviderChoice, threads: int = 0, memory: MemoryMode = FULL):
         self.pack = pack
         self.provider = provider
+        self.memory = memory
+        self.decoding = WHOLE
         self.sessions = SessionCache(pack, provider, threads, memory)
-        self._tokenizer = ClipTokenizer.from_file(pack.verify_tokenizer(), pack.manifest.tokenizer.max_length)
-        self._encodings: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._unconditional: np.ndarray | None = None
+        self.words = Words(pack, self.sessions)
 
-    def prompt_problem(self, text: str) -> str | None:
-        """Why the pack cannot read a text: too many tokens, or weights beyond all sense; None if it can."""
-        return weight_problem(text) or token_problem(text, self._tokenizer)
+    def use(self, memory: MemoryMode) -> None:
+        """Run in another memory mode from now on."""
+        self.memory = memory
+        self.sessions.use(memory)
 
-    def encode(self, text: str) -> np.ndarray:
-        """(1, max_length, width) float32, weights applied; the empty text and recent ones are remembered."""
-        if not text and self._unconditional is not None:
-            return self._unconditional
-        if text in self._encodings:
-            self._encodings.move_to_end(text)
-            return self._encodings[text]
-        ids, weights = self._tokenizer.encode_weighted(weighted_parts(text))
-        out = self.sessions.get("text_encoder").run({"input_ids": ids})
-        encoding = _output(out, "last_hidden_state", "text_encoder")
-        if (weights != 1).any():
-            encoding = emphasize(encoding, self.encode(""), weights)
-        if not text:
-            self._unconditional = encoding
-            return encoding
-        self._encodings[text] = encoding
-        while len(self._encodings) > PROMPTS_REMEMBERED:
-            self._encodings.popitem(last=False)
-        return encoding
+    def encode(self, text: str) -> Encoding:
+        """One text by all of the pack's text encoders, weights applied; recent ones are remembered."""
+        return self.words.encode([text])[0]
+
+    def encode_prompts(self, prompt: str, negative_prompt: str, guidance: float) -> Prompts:
+        """What to draw, and what not to; without a second pass the latter is not even read.
+
+        An empty negative prompt is zeros for families with two text encoders, as they were trained.
+        """
+        if guidance == 1 or self.pack.manifest.guidance_embedding_dim:
+            return [self.encode(prompt)], None
+        if not negative_prompt and self.words.encoders > 1:
+            wanted = self.encode(prompt)
+            return [wanted], [wanted.zeroed()]
+        wanted, unwanted = self.words.encode([prompt, negative_prompt])
+        return [wanted], [unwanted]
 
     def denoise(
         self,
@@ -76,36 +78,49 @@ class Stages:
         guidance: float,
         rng: NoiseSource,
         pair: PairDenoiser | None = None,
+        resume: SamplerState | None = None,
     ) -> Generator[SamplerStep, None, None]:
         """The denoising loop: see `diffusion.sampler.sample`. Latents (b, c, h, w) are the denoiser's own,
-        one picture of the batch after the other."""
-        return sample(self.predict, scheduler, latents, conditioning, unconditional, guidance, rng, pair)
+        one picture of the batch after the other. A model distilled with its guidance is told the guidance,
+        and runs but one pass."""
+        if dim := self.pack.manifest.guidance_embedding_dim:
+            told = guidance_embedding(guidance, dim)
+            conditioning = [replace(encoding, guidance=told) for encoding in conditioning]
+            guidance = 1
+        if unconditional is not None and guidance != 1:
+            conditioning, unconditional = (
+                with_counterparts(conditioning, unconditional),
+                with_counterparts(unconditional, conditioning),
+            )
+        return sample(
+            self.predict, scheduler, latents, conditioning, unconditional, guidance, rng, pair, resume
+        )
 
     def predict(self, latents: np.ndarray, timestep: float, conditioning: Conditioning) -> np.ndarray:
         """The denoiser's output for (b, c, h, w) latents, one graph run for each picture and encoding."""
-        rows = [
-            _mean([self.unet(latents[k : k + 1], timestep, encoding) for encoding in conditioning])
-            for k in range(len(latents))
-        ]
+        rows = [self._answer(latents[k : k + 1], timestep, conditioning) for k in range(len(latents))]
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def _answer(self, latents: np.ndarray, timestep: float, conditioning: Conditioning) -> np.ndarray:
+        def look(part: np.ndarray, encoding: Encoding) -> np.ndarray:
+            return self.unet(part, timestep, encoding)
+
+        if has_areas(conditioning):
+            return blended(look, latents, conditioning, self.pack.manifest.latent_downscale)
+        return _mean([look(latents, encoding) for encoding in conditioning])
 
     def predict_pair(
         self, latents: np.ndarray, timestep: float, conditioning: Conditioning, unconditional: Conditioning
     ) -> tuple[np.ndarray, np.ndarray]:
         """Both of guidance's outputs for one picture and one encoding each, as one batch of two."""
-        encodings = np.concatenate([*conditioning, *unconditional])
-        both = self.unet(np.concatenate([latents, latents]), timestep, encodings)
+        both = self.unet(np.concatenate([latents, latents]), timestep, *conditioning, *unconditional)
         return both[:1], both[1:]
 
-    def unet(self, latents: np.ndarray, timestep: float, encoding: np.ndarray) -> np.ndarray:
-        """One run of the graph: float32 of the latents' shape."""
-        feeds = {
-            "sample": latents,
-            "timestep": np.array([timestep]),
-            "encoder_hidden_states": encoding,
-        }
-        out = self.sessions.get("unet").run(feeds)
-        return _output(out, "out_sample", "unet", latents.shape)
+    def unet(self, latents: np.ndarray, timestep: float, *encodings: Encoding) -> np.ndarray:
+        """One run of the graph for latents (b, c, h, w) and as many encodings: float32 of their shape."""
+        height, width = (side * self.pack.manifest.latent_downscale for side in latents.shape[2:])
+        feeds = {"sample": latents, "timestep": np.array([timestep])} | feeds_of(encodings, width, height)
+        return self.sessions.get("unet").output(feeds, "out_sample", latents.shape)
 
     def unscaled(self, latents: np.ndarray) -> np.ndarray:
         """The denoiser's latents as the autoencoder has them. Raises EngineError when they are no numbers."""
@@ -122,33 +137,33 @@ class Stages:
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """(1, c, h, w) of the autoencoder's latents -> (1, 3, height, width) float32, -1 black to 1 white."""
-        out = self.sessions.get("vae_decoder").run({"latent_sample": latents})
-        return _output(out, "sample", "vae_decoder")
+        began = time.monotonic()
+        sample, self.decoding = decode(
+            self.sessions, latents, self.memory, self.pack.manifest.latent_downscale
+        )
+        self.sessions.times.note(DECODER, {"latent_sample": latents}, time.monotonic() - began)
+        return sample
+
+    def decode_tiled(self, latents: np.ndarray, tile: int, overlap: int) -> np.ndarray:
+        """As `decode`, in blended tiles: see `decoding.decode_tiled`."""
+        side = self.pack.manifest.latent_downscale
+        return decode_tiled(self.sessions, latents, side, tile, overlap)
 
     def encode_picture(self, sample: np.ndarray) -> np.ndarray:
         """(1, 3, height, width) float32 in [-1, 1] -> (1, c, h, w) of the autoencoder's latents.
 
         Raises PackError when the pack has no graph `vae_encoder`."""
-        out = self.sessions.get("vae_encoder").run({"sample": sample})
-        return _output(out, "latent_sample", "vae_encoder")
+        return self.sessions.get("vae_encoder").output({"sample": sample}, "latent_sample")
+
+    def pace(self) -> Pace:
+        """How long the graphs took so far, by pack, provider, role and size."""
+        return self.sessions.times.pace(self.pack.name, self.provider.name)
 
     def close(self) -> None:
         """Free graphs and encodings; safe to call twice. The next use loads again."""
         self.sessions.close()
-        self._encodings.clear()
-        self._unconditional = None
+        self.words.forget()
 
 
 def _mean(outputs: list[np.ndarray]) -> np.ndarray:
     return outputs[0] if len(outputs) == 1 else np.asarray(np.mean(outputs, axis=0, dtype=np.float32))
-
-
-def _output(
-    out: dict[str, np.ndarray], name: str, graph: str, shape: tuple[int, ...] | None = None
-) -> np.ndarray:
-    """One output as float32. Raises EngineError when the graph has none of that name, or another shape."""
-    if name not in out:
-        raise EngineError(f"graph {graph} has no output {name}; it has {', '.join(out)}")
-    if shape is not None and out[name].shape != shape:
-        raise EngineError(f"graph {graph}: {name} has shape {out[name].shape}, expected {shape}")
-    return out[name].astype(np.float32, copy=False)

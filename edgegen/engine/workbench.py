@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from ..errors import BadRequest, UnknownPack
 from ..pack import Pack, scan_packs
 from ..settings import LimitSettings
-from .memorychoice import memory_for
+from .graphtimes import Pace
+from .memorychoice import MemoryChoice, memory_for
 from .providers import ProviderChoice, choose_provider
 from .stages import Stages
 
@@ -38,7 +39,8 @@ class Workbench:
     ):
         self.limits = limits
         self.input_dir = input_dir
-        self._packs, self._broken = scan_packs(pack_folders)
+        self._pack_folders = tuple(pack_folders)
+        self._packs, self._broken = scan_packs(self._pack_folders)
         self._checkpoints = dict(checkpoints)
         self._provider = provider
         self._threads = threads
@@ -68,11 +70,34 @@ class Workbench:
     def stages(self, pack: Pack) -> Stages:
         """The pack's stages, made once. Raises PackError, ProviderError, OutOfMemory."""
         if pack.name not in self._stages:
-            if isinstance(self._provider, str):
-                self._provider = choose_provider(self._provider)
-            memory = memory_for(pack.manifest, self._provider, self._memory)
-            self._stages[pack.name] = Stages(pack, self._provider, self._threads, memory.mode)
+            memory = self.memory_of(pack)
+            self._stages[pack.name] = Stages(pack, self._chosen(), self._threads, memory.mode)
         return self._stages[pack.name]
+
+    def memory_of(self, pack: Pack, size: tuple[int, int] | None = None) -> MemoryChoice:
+        """The memory mode that its stages would get now, for pictures of that size in pixels (None: the
+        pack's own). Raises ProviderError, OutOfMemory."""
+        return memory_for(pack.manifest, self._chosen(), self._memory, size)
+
+    def pace(self) -> Pace:
+        """How long the graphs of all packs that are loaded took."""
+        return {key: s for stages in self._stages.values() for key, s in stages.pace().items()}
+
+    def look_again(self) -> None:
+        """Packs may have been installed, replaced or removed; graphs of those that changed are freed."""
+        before = {pack.name: pack for pack in self._packs}
+        self._packs, self._broken = scan_packs(self._pack_folders)
+        now = {pack.name: pack for pack in self._packs}
+        self.close(keep=[name for name, pack in now.items() if before.get(name) == pack])
+
+    def provider_name(self) -> str:
+        """Where its graphs run. Raises ProviderError."""
+        return self._chosen().name
+
+    def _chosen(self) -> ProviderChoice:
+        if isinstance(self._provider, str):
+            self._provider = choose_provider(self._provider)
+        return self._provider
 
     def size_problem(self, width: int, height: int) -> str | None:
         """Why a picture may not be as large here, or None."""

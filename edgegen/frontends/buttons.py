@@ -21,6 +21,7 @@ from typing import Any
 from ..errors import EdgegenError, PinsError
 from ..jobs.events import JobEvent
 from ..jobs.job import JobRequest, JobState
+from ..jobs.presses import Press, Presses
 from ..jobs.service import JobService, new_job_id
 from ..settings import ButtonSettings
 
@@ -94,10 +95,17 @@ class WiredButton:
     A press counts when the finger leaves, unless it stayed so long that something leans on the button.
     """
 
-    def __init__(self, settings: ButtonSettings, pin_factory: Any, on_press: Callable[[], object]):
+    def __init__(
+        self,
+        settings: ButtonSettings,
+        pin_factory: Any,
+        on_press: Callable[[], object],
+        on_hold: Callable[[], object],
+    ):
         import gpiozero
 
         self._on_press = on_press
+        self._on_hold = on_hold
         self._was_held = False
         self._mode = LedMode.OFF
         self._led: Any = None
@@ -143,6 +151,7 @@ class WiredButton:
     def _held(self) -> None:
         self._was_held = True
         log.info("button %s held for %g s: not a press", self._button.pin, STUCK_AFTER_S)
+        self._on_hold()
 
     def _released(self) -> None:
         if not self._was_held:
@@ -155,6 +164,7 @@ class ButtonFrontend:
     Args:
         pin_factory: gpiozero's, a MockFactory in tests; None opens the machine's own pins.
         run_dir: folder where lgpio may leave its pipe.
+        presses: who else hears of presses and holds.
     """
 
     def __init__(
@@ -164,7 +174,9 @@ class ButtonFrontend:
         pin_factory: Any = None,
         rng: random.Random | None = None,
         run_dir: Path | None = None,
+        presses: Presses | None = None,
     ):
+        self._presses = presses or Presses()
         rng = rng or random.Random()
         self._settings = {button.pin: button for button in buttons}
         self._pickers = {b.pin: PromptPicker(b.prompts, b.order, rng) for b in buttons}
@@ -215,7 +227,9 @@ class ButtonFrontend:
     def _wire(self, settings: ButtonSettings, factory: Any) -> None:
         pin = settings.pin
         try:
-            self._wired[pin] = WiredButton(settings, factory, lambda: self._inbox.put(pin))
+            press, hold = Press(pin, "press"), Press(pin, "hold")
+            put = self._inbox.put
+            self._wired[pin] = WiredButton(settings, factory, lambda: put(press), lambda: put(hold))
         except Exception as err:  # noqa: BLE001  gpiozero and lgpio raise all kinds
             self.problems.append(f"button on GPIO{pin} (LED {settings.led}) does not work: {err}")
             log.error("%s", self.problems[-1])
@@ -249,12 +263,14 @@ class ButtonFrontend:
         ends = [jobs.failure_ends_in(now) for jobs in self._jobs.values()]
         return min((end for end in ends if end is not None), default=None)
 
-    def _handle(self, note: int | JobEvent | None) -> None:
+    def _handle(self, note: Press | JobEvent | None) -> None:
         if isinstance(note, JobEvent):
             if (pin := pin_of(note.job.request.source)) in self._jobs:
                 self._jobs[pin].note(note.job.id, note.kind, time.monotonic())
         elif note is not None:
-            self._submit(note)
+            self._presses.tell(note)
+            if note.kind == "press":
+                self._submit(note.pin)
 
     def _submit(self, pin: int) -> None:
         settings = self._settings[pin]

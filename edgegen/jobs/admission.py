@@ -12,7 +12,9 @@ from pathlib import Path
 
 from ..errors import BlockedPrompt, ConfigError, Problem, RateLimited
 from ..settings import PromptSettings, RateSettings
+from ..workflow import parse_workflow
 from .job import JobRequest
+from .workflowjob import words_in
 
 log = logging.getLogger(__name__)
 
@@ -137,8 +139,15 @@ class Admission:
 
     def admit(self, request: JobRequest) -> None:
         """Raises BlockedPrompt or RateLimited; a blocked prompt costs its trigger no token."""
-        self.prompts.check(request.prompt)
+        check_words(self.prompts, request)
         self.rates.check(request.source)
+
+
+def check_words(rules: PromptRules | ClosedRules, request: JobRequest) -> None:
+    """Every text of a request that says what to draw or not to draw. Raises BlockedPrompt."""
+    written = words_in(parse_workflow(request.workflow)) if request.workflow else []
+    for text in (request.prompt, request.negative_prompt, *written):
+        rules.check(text)
 
 
 def _phrases(texts: Iterable[str]) -> dict[int, set[tuple[str, ...]]]:

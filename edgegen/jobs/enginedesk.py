@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,16 @@ from .wire import Message
 
 log = logging.getLogger(__name__)
 MAX_NOTE = 200  # characters
+MAX_PREVIEW = 100_000  # bytes
+
+
+def read_preview(text: str) -> bytes | None:
+    """An engine's preview, base64 of a JPEG; None when it is none."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+    return data if data.startswith(b"\xff\xd8\xff") and len(data) <= MAX_PREVIEW else None
 
 
 class EngineDesk:
@@ -51,6 +62,8 @@ class EngineDesk:
                     self._service.report_step(
                         job_id, step, steps, note[:MAX_NOTE] if isinstance(note, str) else None
                     )
+            case {"type": "preview", "id": str(job_id), "jpeg": str(text)}:
+                self._service.report_preview(job_id, read_preview(text))
             case {"type": "disconnected"} if not self._is_supervised:
                 self.orphans_due = True
                 self._wake()

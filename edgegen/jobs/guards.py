@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..settings import GuardSettings
 from .thermal import SYS, cpu_temperature
+from .throttling import read_throttling
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +25,18 @@ class Health:
     Attributes:
         celsius: the hottest CPU zone.
         free_mb: memory in MiB that may be had without swapping.
+        throttled: why the board slows itself down now, in words; empty when it does not.
     """
 
     celsius: float | None
     free_mb: int | None
+    throttled: tuple[str, ...] = ()
 
 
 def read_health(proc: Path = PROC, sys: Path = SYS) -> Health:
     """A few small files of the kernel; never raises."""
-    return Health(cpu_temperature(sys), available_mb(proc))
+    throttling = read_throttling(sys)
+    return Health(cpu_temperature(sys), available_mb(proc), throttling.now if throttling else ())
 
 
 def available_mb(proc: Path = PROC) -> int | None:
@@ -60,6 +64,13 @@ def why_pause(health: Health, settings: GuardSettings, is_paused: bool) -> str |
     return None
 
 
+def why_rest(health: Health, settings: GuardSettings) -> str | None:
+    """Why the next step should wait as long as the work before took; None: go on."""
+    if not (settings.ease_throttled and health.throttled):
+        return None
+    return f"eased: the board reports {', '.join(health.throttled)}"
+
+
 class Guard:
     """Holds the engine between two steps.
 
@@ -80,6 +91,7 @@ class Guard:
         self._monotonic = monotonic
         self._looked_at: float | None = None
         self._gave_up = False
+        self._told_rest = ""
 
     def hold(self, tell: Callable[[str], object], must_end: Callable[[], bool]) -> None:
         """Returns when the next step may begin: at once on a machine that is well.
@@ -91,6 +103,7 @@ class Guard:
         now = began = self._monotonic()
         if self._looked_at is not None and now - self._looked_at < LOOK_EVERY_S:
             return  # steps may take milliseconds
+        worked_s = now - self._looked_at if self._looked_at is not None else 0.0
         is_paused = self._gave_up
         while reason := why_pause(self._read(), self._settings, is_paused):
             if self._gave_up or must_end():
@@ -108,4 +121,22 @@ class Guard:
             self._wait(min(LOOK_EVERY_S, left_s))
         else:
             self._gave_up = False
+            if not is_paused:
+                self._rest(min(worked_s, self._settings.max_pause_s), tell, must_end)
         self._looked_at = self._monotonic()
+
+    def _rest(self, rest_s: float, tell: Callable[[str], object], must_end: Callable[[], bool]) -> None:
+        """A throttled board works half of the time, until it is well."""
+        until = self._monotonic() + rest_s
+        while (left_s := until - self._monotonic()) > 0 and not must_end():
+            reason = why_rest(self._read(), self._settings)
+            if reason is None:
+                break
+            if reason != self._told_rest:
+                log.warning("the job is %s", reason)
+            self._told_rest = reason
+            tell(reason)
+            self._wait(min(LOOK_EVERY_S, left_s))
+        else:
+            return
+        self._told_rest = ""

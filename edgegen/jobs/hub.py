@@ -3,7 +3,7 @@
 Messages are one JSON object a line. The first says who is there: `{"type": "hello", "role": "engine" |
 "shell", "pid": 123}`.
 
-    engine -> front   claimed {id}, step {id, step, steps}, done {id}, failed {id}, idle
+    engine -> front   claimed {id}, step {id, step, steps}, preview {id, jpeg}, done {id}, failed {id}, idle
     front -> engine   wake, stop, retire (end after the job at hand: the settings have changed)
     shell -> front    status, submit {request}, cancel {id}, watch; each has one answer: its own type with
                       the result, or error {code, reason}; watch goes on with event {...}

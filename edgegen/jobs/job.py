@@ -13,6 +13,16 @@ from typing import Any
 from ..errors import BadRequest, Problem, shorten
 from ..settings import SAMPLERS, SCHEDULES, LimitSettings
 from .payload import decode_payload
+from .workflowjob import (
+    INLINE,
+    ReadStored,
+    check_given,
+    check_inputs,
+    check_values,
+    nothing_stored,
+    prepare_workflow,
+    workflow_text,
+)
 
 JOB_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 PACK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -46,6 +56,9 @@ class JobRequest:
         transaction: echoed in every status (MQTT 3.1.1's stand-in for Correlation Data).
         response_topic, correlation: where an MQTT 5 sender wants statuses too, and its Correlation
             Data in hexadecimal; kept with the job so that a restart still answers.
+        workflow: a ComfyUI workflow as JSON, filled in and checked; then the other fields only tell what
+            it was filled in with, and `prompt` may be empty.
+        workflow_name: the stored workflow's name, or `inline`.
     """
 
     id: str
@@ -65,6 +78,13 @@ class JobRequest:
     transaction: str | None = None
     response_topic: str | None = None
     correlation: str | None = None
+    workflow: str | None = None
+    workflow_name: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What to call it before people: its prompt, else its workflow's name."""
+        return self.prompt or f"workflow {self.workflow_name}"
 
 
 @dataclass(frozen=True)
@@ -102,6 +122,7 @@ def parse_request(
     *,
     source: str,
     new_id: Callable[[], str],
+    read_stored: ReadStored = nothing_stored,
 ) -> JobRequest:
     """What a payload asks for: a JSON object, or a bare UTF-8 prompt.
 
@@ -109,22 +130,36 @@ def parse_request(
 
     Args:
         new_id: makes the id when the sender gave none.
+        read_stored: the bytes of a stored workflow; raises BadRequest when there is none of that name.
     Raises:
-        BadRequest: lists every problem at once.
+        BadRequest: lists every problem at once; a BadWorkflow those of its workflow.
     """
     data = {key: value for key, value in decode_payload(payload).items() if value is not None}
     checks = _checks(limits)
     problems = [_unknown_key(key, checks) for key in data if key not in checks]
     if "prompt" not in data and "workflow" not in data:
-        problems.append(Problem("prompt", None, "missing: say what to draw"))
+        problems.append(Problem("prompt", None, "missing: say what to draw, or send a workflow"))
     problems += [
         Problem(key, data[key], message)
         for key in data.keys() & checks.keys()
         if (message := checks[key](data[key]))
     ]
+    if "workflow" not in data:
+        alone = [key for key in ("inputs", "values") if key in data]
+        problems += [Problem(key, None, "goes with a workflow only") for key in alone]
     if problems:
         raise BadRequest(sorted(problems, key=lambda p: p.field))
+    if "workflow" in data:
+        data = _with_workflow(data, limits, read_stored)
     return _build_request(data, source, new_id)
+
+
+def _with_workflow(data: dict[str, Any], limits: LimitSettings, read_stored: ReadStored) -> dict[str, Any]:
+    """The workflow ready to be kept; what filled it in is in it now."""
+    graph, added = prepare_workflow(data, limits, read_stored)
+    kept = {key: value for key, value in data.items() if key not in ("inputs", "values")}
+    name = data["workflow"] if isinstance(data["workflow"], str) else INLINE
+    return {**kept, **added, "workflow": workflow_text(graph), "workflow_name": name}
 
 
 def peek_identity(payload: bytes | bytearray | str | dict[str, Any]) -> tuple[str | None, str | None]:
@@ -145,7 +180,7 @@ def _build_request(data: dict[str, Any], source: str, new_id: Callable[[], str])
     for key in ("guidance", "deadline"):
         if key in fields:
             fields[key] = float(fields[key])
-    fields["prompt"] = fields["prompt"].strip()
+    fields["prompt"] = fields.get("prompt", "").strip()
     fields["id"] = fields.get("id") or new_id()
     return JobRequest(source=source, **fields)
 
@@ -158,11 +193,13 @@ def _checks(limits: LimitSettings) -> dict[str, _Check]:
     return {
         "id": _check_id,
         "prompt": lambda value: _check_text(value, limits.prompt_chars) or _check_not_blank(value),
-        "workflow": lambda _: "workflows are not supported by this version: send a prompt",
+        "workflow": check_given,
+        "inputs": check_inputs,
+        "values": check_values,
         "negative_prompt": lambda value: _check_text(value, limits.prompt_chars),
         "seed": lambda value: _check_integer(value, 0, MAX_SEED),
         "steps": lambda value: _check_integer(value, 1, limits.steps),
-        "guidance": lambda value: _check_number(value, 1, limits.guidance),
+        "guidance": lambda value: _check_guidance(value, limits.guidance),
         "width": lambda value: _check_integer(value, MIN_SIDE, limits.side),
         "height": lambda value: _check_integer(value, MIN_SIDE, limits.side),
         "sampler": lambda value: _check_name(value, SAMPLERS, "sampler"),
@@ -175,7 +212,7 @@ def _checks(limits: LimitSettings) -> dict[str, _Check]:
 
 
 def _unknown_key(key: object, known: dict[str, _Check]) -> Problem:
-    near = get_close_matches(str(key)[:100], [name for name in known if name != "workflow"], n=1)
+    near = get_close_matches(str(key)[:100], known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
     return Problem(shorten(str(key))[1:-1], None, f"unknown key; {hint}")
 
@@ -218,6 +255,12 @@ def _check_number(value: Any, low: float, high: float) -> str | None:
     if finite and low <= value <= high:
         return None
     return f"{shorten(value)} is not allowed: {low:g} to {high:.15g}"
+
+
+def _check_guidance(value: Any, high: float) -> str | None:
+    """0 is how the cards of distilled models say: none, as 1."""
+    is_none = not isinstance(value, bool) and value == 0
+    return None if is_none else _check_number(value, 1, high)
 
 
 def _check_name(value: Any, known: tuple[str, ...], kind: str) -> str | None:

@@ -58,7 +58,7 @@ class ShellLink:
             raise self._error(err) from err
 
     def ask(self, type_: str, **fields: object) -> Message:
-        """One question, one answer: `status`, `submit` (request=...), `cancel` (id=...).
+        """One question, one answer: `status`, `jobs`, `submit` (request=...), `cancel` (id=...).
 
         Raises:
             BadRequest, StorageError, FrontError: as the front says.

@@ -96,7 +96,7 @@ class JobQueue:
             )
             return _get(db, row["id"])
 
-    def finish(self, job: Job, *, picture: str, seed: int, seconds: float) -> bool:
+    def finish(self, job: Job, *, picture: str, seed: int | None, seconds: float) -> bool:
         """A claimed job is done. False when it is not ours any more (requeued, or claimed again)."""
         return self._end(job, "done", picture=picture, seed=seed, seconds=seconds)
 

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from ..diffusion.sampler import SamplerState
+from ..engine.checkpoint import Arrays, freeze, run_label, state_arrays, state_from, thaw
+from ..engine.graphtimes import Pace
 from ..engine.metadata import save_picture
-from ..engine.pipeline import Picture, TextToImage, resolve_settings
+from ..engine.pipeline import GenerationSettings, Picture, TextToImage, resolve_settings
+from ..engine.preview import encode_preview
+from ..engine.request import random_seed
 from ..pack import Pack, find_pack
 from ..settings import EngineSettings, LimitSettings
 from .job import JobRequest
@@ -22,25 +28,45 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Step:
-    """`step` of `steps` is done; 0 comes before any work."""
+    """`step` of `steps` is done; 0, or the step at which a job goes on, comes before any work.
+
+    Attributes:
+        checkpoint: makes the bytes to go on from; None before any work.
+        preview: makes a small JPEG of how it looks now, or None where that cannot be told.
+    """
 
     step: int
     steps: int
+    checkpoint: Callable[[], bytes] | None = None
+    preview: Callable[[], bytes | None] | None = None
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture that waits to be saved at a path, and the seed it came from."""
+    """A picture that waits to be saved at a path, and the seed it came from (None: not a single one).
+
+    Attributes:
+        others: pictures of the same job to be kept before it.
+        pace: how fast the graphs were, for estimates.
+    """
 
     save: Callable[[Path], object]
-    seed: int
+    seed: int | None
+    others: tuple[Callable[[Path], object], ...] = ()
+    pace: Pace = field(default_factory=dict)
 
 
 class Renderer(Protocol):
     """What the worker needs of an engine."""
 
-    def draw(self, request: JobRequest) -> Generator[Step | Drawing, None, None]:
-        """Every step, and at the end the drawing; may be closed at any step. Raises EdgegenError."""
+    def draw(self, request: JobRequest, saved: bytes | None = None) -> Generator[Step | Drawing, None, None]:
+        """Every step, and at the end the drawing; may be closed at any step.
+
+        Args:
+            saved: a checkpoint of an earlier attempt; one that does not fit is not heeded.
+        Raises:
+            EdgegenError
+        """
 
     def unload(self) -> None:
         """Free what can be loaded again."""
@@ -60,14 +86,19 @@ class PipelineRenderer:
         self._limits = limits
         self._pipeline: TextToImage | None = None
 
-    def draw(self, request: JobRequest) -> Generator[Step | Drawing, None, None]:
+    def draw(self, request: JobRequest, saved: bytes | None = None) -> Generator[Step | Drawing, None, None]:
         pack = self._find_pack(request)
-        settings = resolve_settings(pack, request, self._limits)
-        for part in self._pipeline_of(pack).generate(settings):
+        facts, arrays = thawed(saved, request.id)
+        settings = resolve_settings(pack, request, self._limits, lambda: _seed_of(facts))
+        pipeline = self._pipeline_of(pack)
+        label = _label(request.id, settings, pipeline)
+        resume = _state_for(label, facts, arrays, request.id)
+        for part in pipeline.generate(settings, resume):
             if isinstance(part, Picture):
-                yield _drawing(part)
+                yield replace(_drawing(part), pace=pipeline.stages.pace())
             else:
-                yield Step(part.step, part.steps)
+                look = partial(encode_preview, part.denoised, pack.manifest)
+                yield Step(part.step, part.steps, _checkpoint(part.state, label, settings.seed), look)
 
     def unload(self) -> None:
         if self._pipeline is not None:
@@ -95,3 +126,45 @@ class PipelineRenderer:
 
 def _drawing(picture: Picture) -> Drawing:
     return Drawing(lambda path: save_picture(picture, path), picture.settings.seed)
+
+
+def _label(job_id: str, settings: GenerationSettings, pipeline: TextToImage) -> str:
+    """What the picture depends on. The manifest holds the SHA-256 of every file of the pack."""
+    manifest = pipeline.pack.manifest.model_dump(mode="json")
+    return run_label(job_id, asdict(settings), manifest, pipeline.provider.name)
+
+
+def _checkpoint(state: SamplerState | None, label: str, seed: int) -> Callable[[], bytes] | None:
+    if state is None:
+        return None
+    return lambda: freeze({"label": label, "seed": seed}, state_arrays(state))
+
+
+def thawed(saved: bytes | None, job_id: str) -> tuple[dict[str, Any], Arrays]:
+    """A checkpoint's facts and arrays; nothing when there is none, or a broken one."""
+    try:
+        return thaw(saved) if saved is not None else ({}, {})
+    except ValueError as err:
+        log.warning("job %s starts anew: its checkpoint %s", job_id, err)
+        return {}, {}
+
+
+def _seed_of(facts: dict[str, Any]) -> int:
+    """The seed that was drawn for the earlier attempt, else a new one."""
+    seed = facts.get("seed")
+    return seed if type(seed) is int else random_seed()
+
+
+def _state_for(label: str, facts: dict[str, Any], arrays: Arrays, job_id: str) -> SamplerState | None:
+    """Where to go on; None without a checkpoint of this very run."""
+    if not facts:
+        return None
+    try:
+        if facts.get("label") != label:
+            raise ValueError("is of another pack, provider, version or request")
+        state = state_from(arrays)
+    except ValueError as err:
+        log.warning("job %s starts anew: its checkpoint %s", job_id, err)
+        return None
+    log.info("job %s goes on at step %d", job_id, state.index)
+    return state

@@ -72,6 +72,7 @@ def _job_of(
 def _request(job_id: str, told: dict[str, Any], limits: LimitSettings) -> JobRequest | None:
     """Checked as any request from outside: a file may say anything."""
     asked = {key: told[key] for key in ASKED if told.get(key) not in (None, "")}
+    asked.setdefault("prompt", told.get("title"))  # a workflow's picture
     try:
         return parse_request({**asked, "id": job_id}, limits, source="restored", new_id=lambda: job_id)
     except BadRequest:

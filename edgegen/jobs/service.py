@@ -29,6 +29,7 @@ from .queue import JobQueue
 log = logging.getLogger(__name__)
 
 Listener = Callable[[JobEvent], object]
+PreviewListener = Callable[[Job, bytes], object]
 
 
 def new_job_id() -> str:
@@ -37,7 +38,12 @@ def new_job_id() -> str:
 
 
 class JobService:
-    """Any thread may call any method. Listeners hear of every event in order, one at a time.
+    """Any thread may call any method.
+
+    Attributes:
+        preview_listeners: called with the running job and a JPEG of how its picture looks.
+
+    Listeners hear of every event in order, one at a time.
 
     A listener runs on whichever thread caused the event and with no lock of ours held, so it may call
     back; what it raises is logged and harms nobody.
@@ -58,6 +64,7 @@ class JobService:
         self._monotonic = monotonic
         self._lock = threading.RLock()
         self._listeners: list[Listener] = []
+        self.preview_listeners: list[PreviewListener] = []
         self._outbox: deque[JobEvent] = deque()
         self._is_delivering = False
         self._being_announced: set[str] = set()
@@ -161,6 +168,17 @@ class JobService:
             event = JobEvent("running", running.job, step=step, steps=steps, eta_s=eta_s, note=note)
             self._outbox.append(event)
         self._deliver()
+
+    def report_preview(self, job_id: str, jpeg: bytes | None) -> None:
+        """An engine shows how the running job's picture looks; whoever listens is told, nothing is kept."""
+        running = self._running
+        if jpeg is None or running is None or running.job.id != job_id:
+            return
+        for listener in tuple(self.preview_listeners):
+            try:
+                listener(running.job, jpeg)
+            except Exception:
+                log.exception("a listener failed on a preview of job %s", job_id)
 
     def announce_finished(self) -> None:
         """Tell of every finished job that nobody was told about, whoever finished it."""

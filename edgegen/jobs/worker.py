@@ -13,21 +13,23 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from ..config.files import data_dir, database_path, gallery_dir, pack_dirs, socket_path
+from ..config.files import data_dir, database_path, gallery_dir, socket_path
 from ..engine.metadata import read_metadata
 from ..errors import EdgegenError
 from ..settings import MqttSettings, Settings
+from .checkpoints import Checkpoints
 from .enginelock import engine_lock
 from .gallery import SUFFIXES, Gallery
 from .guards import Guard
 from .link import EngineLink
 from .outbox import result_outbox
+from .pace import remember_pace
 from .queue import JobQueue
-from .renderer import PipelineRenderer
 from .restore import restore_jobs
 from .sdnotify import SystemdNotifier
 from .wakeup import StopRequest, Wakeup
 from .wire import Message
+from .workflowrenderer import JobRenderer
 from .workloop import Worker
 
 log = logging.getLogger(__name__)
@@ -54,14 +56,15 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
     notifier = SystemdNotifier()
     queue = JobQueue(database_path(settings.node), settings.queue, outbox=result_outbox(settings.mqtt))
     gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
-    tidy_up(queue, gallery)
+    checkpoints = Checkpoints(data_dir(settings.node) / "checkpoints", settings.engine.checkpoint_s)
+    tidy_up(queue, gallery, checkpoints)
     restore_jobs(queue, gallery, settings.limits, read_metadata, settings.queue.keep_finished)
     retire = StopRequest(wakeup)
     link = EngineLink(socket_path(settings.node), lambda message: obey(message, wakeup, stop, retire))
     worker = Worker(
         queue,
         gallery,
-        PipelineRenderer(settings.engine, pack_dirs(settings), settings.limits),
+        JobRenderer(settings),
         send=link.send,
         wakeup=wakeup,
         stop=stop,
@@ -70,6 +73,9 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
         notifier=notifier,
         idle_unload_s=settings.engine.idle_unload_s,
         guard=Guard(settings.guards, wakeup.wait),
+        checkpoints=checkpoints,
+        remember_pace=lambda pace: remember_pace(queue.database, pace),
+        previews=settings.mqtt.enabled and settings.mqtt.previews,
     )
     link.start()
     notifier.ready("idle")
@@ -82,8 +88,9 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
         queue.close()
 
 
-def tidy_up(queue: JobQueue, gallery: Gallery) -> None:
-    """What an earlier engine left: its job goes back, and the gallery's index is mended."""
+def tidy_up(queue: JobQueue, gallery: Gallery, checkpoints: Checkpoints) -> None:
+    """What an earlier engine left: its job goes back, the gallery's index is mended, and checkpoints of jobs
+    that have ended go."""
     for job in queue.requeue_orphans("the engine died"):
         log.warning("job %s was left running: it is %s now", job.id, job.state.value)
     new, missing = gallery.reindex()
@@ -92,6 +99,7 @@ def tidy_up(queue: JobQueue, gallery: Gallery) -> None:
     if half := gallery.sweep():
         log.warning("the gallery was swept: %d half-written files are gone", half)
     gallery.apply_retention()
+    checkpoints.sweep(lambda job_id: queue.place(job_id) is not None)
 
 
 def obey(message: Message, wakeup: Wakeup, stop: StopRequest, retire: StopRequest) -> None:

@@ -5,6 +5,7 @@ No job may end it, and it may end at any moment: the queue's file always knows w
 
 from __future__ import annotations
 
+import base64
 import logging
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ..errors import Cancelled, EdgegenError, OutOfMemory, StorageError
+from .checkpoints import Checkpoints
 from .gallery import Gallery
 from .guards import Guard
 from .job import Job
@@ -24,7 +26,9 @@ from .wire import Message
 log = logging.getLogger(__name__)
 
 POLL_S = 5.0  # without a front that wakes us, for jobs that a shell put into the file
+PREVIEW_S = 1.0
 RETRY_S = 5.0  # after the disk refused
+MAX_REASON_CHARS = 2000  # a workflow may be wrong in hundreds of places
 
 
 class Stopped(Exception):
@@ -37,6 +41,9 @@ class Worker:
     Args:
         send: tells the front; never fails.
         guard: may hold the job between two steps; None: it never pauses.
+        checkpoints: where a job's steps are kept for a next attempt; None: nowhere.
+        remember_pace: keeps how fast the graphs were; None: nobody does.
+        previews: tell the front how the picture looks, at most once a second.
         make_publish_copy: bytes small enough to send of a picture file, and their suffix; None: no copies.
         wakeup: ends its idle wait. stop: ends its work, within one step. retire: ends it between two jobs.
     """
@@ -56,6 +63,9 @@ class Worker:
         idle_unload_s: float = 0.0,
         poll_s: float = POLL_S,
         guard: Guard | None = None,
+        checkpoints: Checkpoints | None = None,
+        previews: bool = False,
+        remember_pace: Callable[[dict[str, float]], object] | None = None,
     ):
         self._queue = queue
         self._gallery = gallery
@@ -69,6 +79,9 @@ class Worker:
         self._idle_unload_s = idle_unload_s
         self._poll_s = poll_s
         self._guard = guard
+        self._checkpoints = checkpoints
+        self._remember_pace = remember_pace
+        self._preview_at = float("-inf") if previews else float("inf")
 
     def run(self) -> None:
         """Returns when asked to stop."""
@@ -107,7 +120,8 @@ class Worker:
         self._send({"type": "claimed", "id": job.id})
         self._notifier.status(f"job {job.id}")
         kind, settle = self._attempt(job)
-        self._insist(settle)
+        if self._insist(settle) and self._checkpoints and kind != "released":
+            self._checkpoints.remove(job.id)
         self._send({"type": kind, "id": job.id})
 
     def _attempt(self, job: Job) -> tuple[str, Callable[[], object]]:
@@ -123,7 +137,7 @@ class Worker:
             advice = str(err) or "there was not enough memory: lower width and height"
             code, reason = OutOfMemory.code, advice
         except EdgegenError as err:
-            code, reason = err.code, str(err)
+            code, reason = err.code, str(err)[:MAX_REASON_CHARS]
         except Exception as err:
             log.exception("job %s", job.id)
             code, reason = "internal", f"unexpected {type(err).__name__}: {' '.join(str(err).split())[:200]}"
@@ -133,15 +147,20 @@ class Worker:
     def _draw(self, job: Job) -> Callable[[], object]:
         began = time.monotonic()
         drawing = self._steps(job)
+        for save in drawing.others:
+            self._gallery.store(job.id, save)
         path = self._gallery.store(job.id, drawing.save)
         self._write_publish_copy(path)
+        if self._remember_pace:
+            self._remember_pace(drawing.pace)
         seconds = time.monotonic() - began
         log.info("job %s: done in %.2f s: %s", job.id, seconds, path.name)
         return lambda: self._queue.finish(job, picture=path.name, seed=drawing.seed, seconds=seconds)
 
     def _steps(self, job: Job) -> Drawing:
         """Runs every step; between two of them the job may be cancelled or the engine stopped."""
-        with closing(self._renderer.draw(job.request)) as parts:
+        saved = self._checkpoints.begin(job.id) if self._checkpoints else None
+        with closing(self._renderer.draw(job.request, saved)) as parts:
             for part in parts:
                 if isinstance(part, Drawing):
                     return part
@@ -152,12 +171,27 @@ class Worker:
         step = {"type": "step", "id": job.id, "step": part.step, "steps": part.steps}
         self._send(step)
         self._notifier.alive()
+        self._keep_step(job, part)
+        self._send_preview(job, part)
         if self._guard and part.step < part.steps:  # after the last step only the picture is left
             self._guard.hold(lambda why: self._tell_pause(step, why), lambda: self._must_end(job))
         if self._stop.is_asked:
+            self._keep_step(job, part, is_last_chance=True)
             raise Stopped
         if self._queue.is_cancel_asked(job):
             raise Cancelled(f"job {job.id} was cancelled at step {part.step} of {part.steps}")
+
+    def _keep_step(self, job: Job, part: Step, is_last_chance: bool = False) -> None:
+        if self._checkpoints and part.checkpoint:
+            keep = self._checkpoints.write if is_last_chance else self._checkpoints.offer
+            keep(job.id, part.checkpoint)
+
+    def _send_preview(self, job: Job, part: Step) -> None:
+        now = time.monotonic()
+        if part.preview is None or now - self._preview_at < PREVIEW_S or not (data := part.preview()):
+            return
+        self._preview_at = now
+        self._send({"type": "preview", "id": job.id, "jpeg": base64.b64encode(data).decode()})
 
     def _tell_pause(self, step: Message, reason: str) -> None:
         """A paused engine is alive: systemd and the front's step timeout must not take it for hung."""
@@ -177,15 +211,15 @@ class Worker:
         except EdgegenError as err:  # the picture itself is safe
             log.warning("%s cannot be published: %s", path.name, err)
 
-    def _insist(self, settle: Callable[[], object]) -> None:
-        """The queue must learn how a job ended; a full disk may empty."""
+    def _insist(self, settle: Callable[[], object]) -> bool:
+        """The queue must learn how a job ended; a full disk may empty. False when the engine ends first."""
         while True:
             try:
                 settle()
                 self._queue.trim()
-                return
+                return True
             except StorageError as err:
                 log.error("the end of the job is not stored yet: %s", err)
                 if self._stop.is_asked:
-                    return  # the job still counts as running, and the next engine finds it
+                    return False  # the job still counts as running, and the next engine finds it
                 self._wakeup.wait(RETRY_S)

@@ -8,8 +8,9 @@ from typing import Any
 
 MODEL, CLIP, VAE, CONDITIONING = "MODEL", "CLIP", "VAE", "CONDITIONING"
 LATENT, IMAGE, MASK = "LATENT", "IMAGE", "MASK"
-INT, FLOAT, STRING, COMBO = "INT", "FLOAT", "STRING", "COMBO"
-PLAIN = (INT, FLOAT, STRING, COMBO)
+SAMPLER, SIGMAS = "SAMPLER", "SIGMAS"
+INT, FLOAT, STRING, COMBO, BOOLEAN = "INT", "FLOAT", "STRING", "COMBO", "BOOLEAN"
+PLAIN = (INT, FLOAT, STRING, COMBO, BOOLEAN)
 MAX_RESOLUTION = 16384
 MAX_TEXT_CHARS = 100_000
 # What ComfyUI's editor leaves in a workflow beside the inputs; it has no meaning for the picture.
@@ -49,6 +50,8 @@ class Input:
             return self._text(value)
         if self.kind == COMBO:
             return self._choice(value)
+        if self.kind == BOOLEAN:
+            return self._boolean(value)
         if self.kind in (INT, FLOAT):
             return self._in_range(self._number(value))
         raise Unfit("bad_linked_input", f"needs a link to an output of type {self.kind}")
@@ -79,6 +82,11 @@ class Input:
     def _choice(self, value: object) -> str:
         if not isinstance(value, str) or (self.choices and value not in self.choices):
             raise Unfit("value_not_in_list", f"is none of those allowed: {self.allowed}")
+        return value
+
+    def _boolean(self, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise Unfit("invalid_input_type", "must be true or false")
         return value
 
     def _number(self, value: object) -> int | float:

@@ -42,6 +42,12 @@ def fill_placeholders(workflow: Workflow, values: Mapping[str, str]) -> Workflow
     return replace(workflow, nodes=nodes)
 
 
+def placeholders_of(workflow: Workflow) -> set[str]:
+    """The names of all placeholders, those that ComfyUI fills in itself among them."""
+    texts = (v for node in workflow.nodes.values() for v in node.inputs.values() if isinstance(v, str))
+    return {name for text in texts for name in PLACEHOLDER.findall(text)}
+
+
 def override_inputs(workflow: Workflow, values: Mapping[tuple[str, str], Any]) -> Workflow:
     """Set inputs: {(node id, input): value}. An input that was linked is then no longer.
 
@@ -80,6 +86,4 @@ def _unfilled(workflow: Workflow, values: Mapping[str, str]) -> Iterator[NodePro
 
 
 def _known(workflow: Workflow) -> str:
-    texts = [v for node in workflow.nodes.values() for v in node.inputs.values() if isinstance(v, str)]
-    names = sorted({f"%{name}%" for text in texts for name in PLACEHOLDER.findall(text)})
-    return ", ".join(names) or "none"
+    return ", ".join(f"%{name}%" for name in sorted(placeholders_of(workflow))) or "none"

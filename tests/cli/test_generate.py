@@ -182,3 +182,19 @@ def test_neither_words_nor_picture(device):
     result = device.run("generate")
     assert result.exit_code == BadRequest.exit_code
     assert "give a prompt" in result.stderr
+
+
+def test_preview_keeps_the_newest_look_in_a_file(device):
+    made = device.run("generate", "a red apple", "--steps", "2", "--preview", "now.jpg", "-o", "a.png")
+    assert made.exit_code == 0, made.stderr
+    with Image.open("now.jpg") as now, Image.open("a.png") as picture:
+        assert (now.format, now.size) == ("JPEG", picture.size)
+    refused = device.run("generate", "a red apple", "--preview", "now.gif")
+    assert (refused.exit_code, "must end in" in refused.stderr) == (6, True)
+
+
+def test_a_pack_that_cannot_be_previewed_says_so(device, own_pack):
+    told = json.loads((own_pack / "pack.json").read_text())
+    (own_pack / "pack.json").write_text(json.dumps({**told, "family": "other"}))
+    refused = device.run("generate", "a red apple", "--preview", "now.jpg")
+    assert (refused.exit_code, "does not say how its latents look" in refused.stderr) == (2, True)

@@ -1,15 +1,18 @@
 """`edgegen status`, `queue` and `cancel`, straight in the database and through a real hub."""
 
 import json
+import os
 import re
 
 import pytest
 
+from edgegen.cli import access
 from edgegen.cli import jobs as jobs_module
 from edgegen.config.files import database_path, load_settings, socket_path
 from edgegen.errors import BadRequest, StorageError
 from edgegen.jobs.hub import Hub
-from edgegen.jobs.job import JobState, parse_request
+from edgegen.jobs.job import JobRequest, JobState, parse_request
+from edgegen.jobs.link import ShellLink
 from edgegen.jobs.queue import JobQueue
 from edgegen.jobs.service import JobService
 from edgegen.jobs.shell import describe_job
@@ -198,3 +201,67 @@ def test_a_database_that_cannot_be_opened(device):
 )
 def test_age(seconds, text):
     assert jobs_module.age(seconds) == text
+
+
+@pytest.fixture
+def units_daemon(device, monkeypatch):
+    """What systemd started: its socket is where the units have it, its data where this shell cannot look."""
+    folder = device.run_dir / "units"
+    folder.mkdir()
+    monkeypatch.setattr(access, "UNITS_SOCKET", folder / "edgegen.sock")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    device.config.write_text(f'[node]\ndata_dir = "{device.home}/data"\n')
+    queue = JobQueue(device.home / "elsewhere.db")
+    service = JobService(queue)
+
+    def submit(data):
+        asked = parse_request(data, LimitSettings(), source="cli", new_id=lambda: "unnamed")
+        return {"job": describe_job(service.submit(asked))}
+
+    hub = Hub(access.UNITS_SOCKET, service, submit)
+    hub.start()
+    yield queue
+    hub.close()
+    queue.close()
+
+
+def test_an_operator_asks_the_daemon_that_systemd_started(device, units_daemon):
+    for name in ("first-1", "second-2"):
+        added = device.run("queue", "add", f"a {name}", "--id", name)
+        assert added.exit_code == 0, added.stderr
+    assert "place 2" in added.stderr
+    units_daemon.fail(units_daemon.claim(), "engine_failed", "it broke")
+    listed = told(device.run("queue", "--all", "--json"))
+    assert [(job["id"], job["state"], job["place"]) for job in listed["jobs"]] == [
+        ("second-2", "queued", 1),
+        ("first-1", "failed", None),
+    ]
+    assert "it broke" in device.run("queue", "--all").stdout
+    status = told(device.run("status", "--json"))
+    assert (status["source"], status["database"], status["jobs"]["failed"]) == ("daemon", None, 1)
+    assert device.run("cancel", "seco").stdout == "second-2  cancelled\n"
+    unknown = device.run("cancel", "nobody")
+    assert (unknown.exit_code, "nobody" in unknown.stderr) == (2, True)
+    assert not (device.home / "data").exists(), "looking makes no database of one's own"
+
+
+def test_who_is_not_in_the_group_is_told_so(device, units_daemon, monkeypatch):
+    """Root passes every check of permissions, so the kernel's answer for others is put in its mouth."""
+    really, folder = os.access, access.UNITS_SOCKET.parent
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder and really(path, mode))
+    result = device.run("status")
+    assert "sudo usermod -aG" in result.stdout
+
+
+def test_a_long_list_of_jobs_is_cut_where_an_answer_ends(units_daemon):
+    service = JobService(units_daemon)
+    for number in range(60):
+        service.submit(JobRequest(str(number), "x" * 9000))
+    with ShellLink(access.UNITS_SOCKET) as link:
+        jobs = link.ask("jobs")["jobs"]
+        assert 15 < len(jobs) < 30
+        assert jobs[0]["id"] == "0"
+        with pytest.raises(BadRequest, match="states must be"):
+            link.ask("jobs", states=["lost"])
+        with pytest.raises(BadRequest, match="limit must be"):
+            link.ask("jobs", limit=-1)

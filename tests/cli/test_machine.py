@@ -3,7 +3,8 @@
 import pytest
 
 from edgegen.cli import machine
-from edgegen.cli.machine import Roots, Throttling
+from edgegen.cli.machine import Roots
+from edgegen.jobs.throttling import Throttling
 
 MEMINFO = "MemTotal:        8000000 kB\nMemFree:          100000 kB\nMemAvailable:    4000000 kB\n"
 

@@ -5,6 +5,9 @@ import json
 import pytest
 from PIL import Image
 
+from edgegen.jobs.pace import remember_pace
+from edgegen.jobs.queue import JobQueue
+
 CHECKPOINT = "SD1-5/some.ckpt"
 
 
@@ -35,7 +38,9 @@ def test_check_says_what_it_needs(device, graph):
     result = device.run("workflow", "check", "w.json", *FILLED)
     assert result.exit_code == 0, result.stderr
     assert f"checkpoint {CHECKPOINT}: pack tiny" in result.stdout
-    assert "memory: about 64 MB" in result.stdout
+    assert "MB, in memory mode full" in result.stdout
+    assert "seconds: unknown; this device has not run text_encoder of pack tiny" in result.stdout
+    assert not (device.home / "data").exists(), "looking makes nothing"
     assert "not run, for no output needs them: 10" in result.stdout
 
 
@@ -98,3 +103,47 @@ def test_from_stdin_and_files_that_are_none(device, graph):
     assert "cannot read lost.json: No such file" in device.run("workflow", "check", "lost.json").stderr
     editors = device.run("workflow", "check", "-", stdin='{"nodes": [], "links": []}')
     assert (editors.exit_code, "Save (API Format)" in editors.stderr) == (2, True)
+
+
+def test_queue_makes_a_job_of_it_without_a_daemon(device, graph):
+    result = device.run("workflow", "run", "w.json", *FILLED, "--queue")
+    assert result.exit_code == 0, result.stderr
+    assert "place 1; it waits in the database" in result.stderr
+    listed = json.loads(device.run("queue", "--json").stdout)["jobs"]
+    assert [(job["id"], job["workflow_name"]) for job in listed] == [(result.stdout.strip(), "inline")]
+    assert "workflow inline" in device.run("queue").stdout
+
+
+def test_the_word_lists_hold_in_a_shell_too(device, graph):
+    device.write_config(f'[workflow]\ncheckpoints = ["{CHECKPOINT}=tiny"]\n[prompts]\nblock = ["apple"]\n')
+    for command in (
+        ("workflow", "run", "w.json", *FILLED),
+        ("workflow", "run", "w.json", *FILLED, "--queue"),
+        ("generate", "a red apple"),
+        ("generate", "a dog", "--negative", "apple"),
+        ("queue", "add", "an Apple"),
+    ):
+        result = device.run(*command)
+        assert (result.exit_code, "does not draw that" in result.stderr) == (2, True), result.stderr
+    assert list(device.home.glob("*.png")) == []
+
+
+def test_stored_workflows_are_listed(device):
+    assert "no workflows in" in device.run("workflow", "list").stderr
+    folder = device.home / "data/workflows"
+    folder.mkdir(parents=True)
+    (folder / "form.json").write_text("{}")
+    assert device.run("workflow", "list").stdout == "form\n"
+    assert json.loads(device.run("workflow", "list", "--json").stdout)["workflows"] == ["form"]
+
+
+def test_seconds_are_known_after_a_job_or_when_measured(device, graph):
+    measured = json.loads(device.run("workflow", "check", "w.json", *FILLED, "--measure", "--json").stdout)
+    assert measured["seconds"] >= 0
+    assert measured["seconds_note"].startswith("as measured on this device")
+    queue = JobQueue(device.home / "data/edgegen.db")
+    for role, size in (("text_encoder", ""), ("unet", "4x4"), ("vae_decoder", "4x4")):
+        remember_pace(queue.database, {f"tiny/cpu/{role}/{size}": 10.0})
+    queue.close()
+    told = device.run("workflow", "check", "w.json", *FILLED)
+    assert "seconds: about 70, as measured on this device" in told.stdout, "2 texts, 4 looks, 1 picture"

@@ -176,3 +176,12 @@ def test_a_socket_path_that_is_too_long():
     node = NodeSettings(run_dir=Path("/tmp") / ("x" * 100))
     with pytest.raises(ConfigError, match=r"node\.run_dir: .* has 118 bytes; at most 107 fit"):
         run_dir(node)
+
+
+def test_every_style_has_a_name_of_its_own(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text('[[styles]]\nname = "ink"\n[[styles]]\nname = "Ink "\n[[styles]]\nname = "None"\n')
+    with pytest.raises(ConfigError) as caught:
+        load_settings(path, {})
+    assert [p.field for p in caught.value.problems] == ["styles.1.name", "styles.2.name"]
+    assert f"{path}:4" in str(caught.value)

@@ -12,7 +12,7 @@ from edgegen.diffusion.schedulers import SCHEDULERS
 from edgegen.diffusion.sigma_schedules import SIGMA_SCHEDULES
 from edgegen.engine.pipeline import GenerationSettings, Picture, Progress, TextToImage
 from edgegen.engine.session import GraphSession
-from edgegen.engine.stages import PROMPTS_REMEMBERED
+from edgegen.engine.words import PROMPTS_REMEMBERED
 from edgegen.errors import BadRequest, EngineError, OutOfMemory, PackError
 from edgegen.pack import Pack
 
@@ -182,8 +182,7 @@ def test_out_of_memory_names_the_size_and_what_to_lower(engine: TextToImage, mon
 
 
 def test_numbers_that_are_none_are_an_engine_error(engine: TextToImage) -> None:
-    engine.stages.encode("a red apple")
-    engine.stages._encodings["a red apple"] = np.full((1, 77, 8), np.nan, np.float32)
+    engine.stages.encode("a red apple").hidden.fill(np.nan)  # what is remembered, spoilt
     with pytest.raises(EngineError, match="no numbers on provider cpu"):
         draw(engine, replace(SETTINGS, guidance=1.0))
 

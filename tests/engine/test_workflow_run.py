@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from edgegen.diffusion.schedulers import SCHEDULERS
+from edgegen.engine.conditioning import Encoding
 from edgegen.engine.executor import Executor, NodePictures, NodeProgress
 from edgegen.engine.nodes import NODES, check_for
 from edgegen.engine.pipeline import GenerationSettings, Picture, TextToImage
@@ -185,10 +186,12 @@ def test_conditionings_mixed(bench: Workbench) -> None:
 
 
 def test_conditionings_one_after_the_other(bench: Workbench) -> None:
-    one, other = np.zeros((1, 77, 8), np.float32), np.ones((1, 77, 8), np.float32)
+    one, other = (Encoding(np.full((1, 77, 8), k, np.float32)) for k in (0, 1))
     inputs = {"conditioning_to": [one, other], "conditioning_from": [other, one]}
     ((first, second),) = NODES["ConditioningConcat"].run(bench, **inputs)
-    assert (first.shape, first[0, 76, 0], first[0, 77, 0], second.mean()) == ((1, 154, 8), 0, 1, 1)
+    hidden = first.hidden
+    found = hidden.shape, hidden[0, 76, 0], hidden[0, 77, 0], second.hidden.mean()
+    assert found == ((1, 154, 8), 0, 1, 1)
     with pytest.raises(EngineError, match=r"graph unet failed.*Got: 154 Expected: 77"):
         conditioned(
             bench, "ConditioningConcat", conditioning_to=["6", 0], conditioning_from=["7", 0]

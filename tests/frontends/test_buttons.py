@@ -10,6 +10,7 @@ from edgegen.errors import PinsError
 from edgegen.frontends import buttons
 from edgegen.frontends.buttons import ButtonFrontend, ButtonJobs, LedMode, PromptPicker
 from edgegen.jobs.job import JobRequest
+from edgegen.jobs.presses import Press, Presses
 from edgegen.jobs.queue import JobQueue
 from edgegen.jobs.service import JobService
 from edgegen.settings import ButtonSettings, QueueSettings
@@ -56,6 +57,24 @@ def test_presses_become_jobs_of_that_buttons_prompts(pins, service):
         ("an owl", "button:17"),
     ]
     assert (jobs[1].request.steps, jobs[1].request.pack) == (4, "pocket")
+
+
+def test_presses_and_holds_are_told_to_others(pins, service, monkeypatch):
+    monkeypatch.setattr(buttons, "STUCK_AFTER_S", 0.05)
+    heard: list[Press] = []
+    presses = Presses()
+    presses.subscribe(lambda _press: 1 / 0)  # one that fails harms nobody
+    forget = presses.subscribe(heard.append)
+    with ButtonFrontend((PORTRAIT,), service, pins, presses=presses):
+        press(pins, 17)
+        pins.pin(17).drive_low()
+        wait_for(lambda: Press(17, "hold") in heard, "the hold is told")
+        pins.pin(17).drive_high()
+    assert heard == [Press(17, "press"), Press(17, "hold")]
+    assert len(service.jobs()) == 1, "a hold makes no job"
+    forget()
+    presses.tell(Press(17, "press"))
+    assert len(heard) == 2
 
 
 def test_nothing_happens_before_the_finger_leaves(pins, service, monkeypatch):

@@ -114,3 +114,25 @@ def test_the_supervisor_knows_the_cause(make_desk, service, queue):
     job = queue.get("a")
     assert job.code == "engine_died"
     assert job.reason == "the engine was killed (SIGKILL: out of memory?) (attempt 2 of 2)"
+
+
+def test_only_a_running_jobs_whole_jpeg_is_passed_on(make_desk, service, queue):
+    desk, shown = make_desk(), []
+    service.preview_listeners += [lambda job, jpeg: 1 / 0, lambda job, jpeg: shown.append((job.id, jpeg))]
+    service.submit(request("a"))
+    preview = {"type": "preview", "id": "a", "jpeg": "/9j/"}
+    desk.hear(preview)
+    assert shown == [], "it does not run yet"
+    queue.claim()
+    desk.hear({"type": "step", "id": "a", "step": 1, "steps": 4})
+    for broken in (
+        {"id": "b"},
+        {"jpeg": "/9j"},
+        {"jpeg": "anBlZw=="},
+        {"jpeg": "/9j/" * 33_334},
+        {"jpeg": 1},
+    ):
+        desk.hear({**preview, **broken})
+    assert shown == []
+    desk.hear(preview)
+    assert shown == [("a", b"\xff\xd8\xff")]

@@ -107,3 +107,92 @@ def test_a_sensor_that_is_wrong_costs_one_pause_not_one_a_step(caplog):
 def test_a_stop_or_a_cancel_ends_the_pause():
     weather = Weather(99)
     assert weather.hold(must_end=lambda: len(weather.told) == 3) == 3 * LOOK_EVERY_S
+
+
+FLAGS = "devices/platform/soc/soc:firmware/get_throttled"
+
+
+class Board:
+    """A Raspberry Pi as its kernel shows it, in a tree of files, and a clock that work and waiting move."""
+
+    def __init__(self, folder: Path, settings: GuardSettings = SETTINGS):
+        self.sys = folder / "sys"
+        self.flags = self.sys / FLAGS
+        self.flags.parent.mkdir(parents=True)
+        self.now = 1000.0
+        self.told: list[str] = []
+        self.recovers_after = 10**9
+        self.guard = Guard(
+            settings, self.wait, lambda: read_health(folder / "proc", self.sys), lambda: self.now
+        )
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        if len(self.told) >= self.recovers_after:
+            self.flags.write_text("50000\n")
+
+    def step(self, seconds: float) -> float:
+        """Works so long; returns how long the guard then held."""
+        self.now += seconds
+        began = self.now
+        self.guard.hold(self.told.append, lambda: False)
+        return self.now - began
+
+
+@pytest.fixture
+def board(tmp_path):
+    return Board(tmp_path)
+
+
+def test_a_throttled_board_works_half_of_the_time(board):
+    board.flags.write_text("0\n")
+    assert board.step(10) == 0
+    board.flags.write_text("50005\n")
+    assert board.step(10) == 10
+    assert set(board.told) == {"eased: the board reports under-voltage, throttled"}
+    assert board.step(600) == SETTINGS.max_pause_s, "never longer than a pause"
+
+
+def test_it_goes_on_when_the_board_has_recovered(board, caplog):
+    board.flags.write_text("0\n")
+    board.step(10)
+    board.flags.write_text("0x50001\n")
+    board.recovers_after = 2
+    assert board.step(10) == 2 * LOOK_EVERY_S
+    assert caplog.text.count("eased: the board reports under-voltage") == 1
+    assert board.step(10) == 0, "what was since boot is no reason"
+
+
+def test_steps_of_milliseconds_are_eased_by_the_work_of_several(board):
+    board.flags.write_text("4\n")
+    assert board.step(0.5) == 0, "the first step of a job has no work behind it"
+    assert sum(board.step(0.5) for _ in range(8)) == 4
+
+
+def test_easing_can_be_switched_off(tmp_path):
+    board = Board(tmp_path, GuardSettings(ease_throttled=False))
+    board.flags.write_text("50005\n")
+    assert board.step(10) == board.step(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "now"),
+    [
+        ({"devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled": "1"}, ("under-voltage",)),
+        (
+            {"class/hwmon/hwmon2/name": "rpi_volt", "class/hwmon/hwmon2/in0_lcrit_alarm": "1"},
+            ("under-voltage",),
+        ),
+        ({"class/hwmon/hwmon2/name": "rpi_volt", "class/hwmon/hwmon2/in0_lcrit_alarm": "0"}, ()),
+        ({"class/hwmon/hwmon0/name": "coretemp", "class/hwmon/hwmon0/in0_lcrit_alarm": "1"}, ()),
+        ({FLAGS: "nonsense"}, ()),
+        ({"devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "9"}, ()),
+        ({}, ()),
+    ],
+)
+def test_where_throttling_is_told(tmp_path, files, now):
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    assert read_health(tmp_path / "proc", tmp_path).throttled == now

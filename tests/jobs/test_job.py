@@ -54,6 +54,12 @@ def test_every_field_of_the_contract():
     assert isinstance(request.guidance, float)
 
 
+def test_guidance_0_says_none():
+    assert parse('{"prompt": "x", "guidance": 0}').guidance == 0.0
+    for wrong in ("false", "0.5", "-0.5"):
+        assert "guidance" in problems(f'{{"prompt": "x", "guidance": {wrong}}}')
+
+
 def test_null_means_the_default():
     assert parse('{"prompt": "x", "seed": null, "id": null}') == JobRequest("ours", "x", source="mqtt")
 
@@ -101,7 +107,13 @@ def test_every_problem_at_once():
         (b'{"prompt": "x", "pack": "../etc"}', "no path"),
         (b'{"prompt": "x", "priority": 101}', "-100 to 100"),
         (b'{"prompt": "x", "deadline": "soon"}', "must be a number"),
-        (b'{"workflow": {}}', "not supported by this version"),
+        (b'{"workflow": {}}', "the workflow has no nodes"),
+        (b'{"workflow": "../x"}', "or the name of a stored one"),
+        (b'{"workflow": "x"}', "no workflows are stored here"),
+        (b'{"workflow": [1]}', "must be a workflow in ComfyUI's API format"),
+        (b'{"prompt": "x", "inputs": {"6.text": "y"}}', "goes with a workflow only"),
+        (b'{"workflow": {}, "inputs": {"text": "y"}}', "names no node and input"),
+        (b'{"workflow": {}, "values": {"seed": "y"}}', "is no name"),
         (b"x" * 1001, "has 1001 characters; at most 1000 are allowed"),
     ],
 )

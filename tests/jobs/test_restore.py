@@ -13,6 +13,7 @@ from PIL import Image
 from edgegen.engine.metadata import read_metadata, save_picture
 from edgegen.engine.pipeline import GenerationSettings, Picture
 from edgegen.errors import StorageError
+from edgegen.jobs.checkpoints import Checkpoints
 from edgegen.jobs.database import REINDEX_DUE, SET_ASIDE
 from edgegen.jobs.gallery import Gallery
 from edgegen.jobs.job import Job, JobState
@@ -45,7 +46,7 @@ class Device:
 
     def start(self) -> int:
         """What the engine does first."""
-        tidy_up(self.queue, self.gallery)
+        tidy_up(self.queue, self.gallery, Checkpoints(self.gallery.folder / "none", 0))
         return restore_jobs(self.queue, self.gallery, LimitSettings(), read_metadata, 1000)
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from edgegen.errors import EngineError, OutOfMemory, StorageError
+from edgegen.jobs.checkpoints import Checkpoints
 from edgegen.jobs.gallery import Gallery
 from edgegen.jobs.guards import Guard, Health
 from edgegen.jobs.job import JobRequest, JobState
@@ -29,11 +30,13 @@ class Painter:
     def __init__(self) -> None:
         self.on_step: Callable[[JobRequest, int], object] = lambda request, step: None
         self.unloads = 0
+        self.look: Callable[[], bytes | None] | None = None
 
-    def draw(self, request: JobRequest) -> Generator[Step | Drawing, None, None]:
+    def draw(self, request: JobRequest, saved: bytes | None = None) -> Generator[Step | Drawing, None, None]:
         steps = request.steps or 3
-        for step in range(steps + 1):
-            yield Step(step, steps)
+        first = int(saved.decode()) if saved else 0
+        for step in range(first, steps + 1):
+            yield Step(step, steps, (lambda done=step: b"%d" % done) if step > first else None, self.look)
             self.on_step(request, step)
         yield Drawing(lambda path: Image.new("RGB", (16, 16), "red").save(path), seed=request.seed or 42)
 
@@ -240,3 +243,45 @@ def test_a_paused_job_can_be_cancelled(run, queue):
     queue.enqueue(request("a", steps=3))
     run(guard=Guard(GuardSettings(hot_c=90), wait, read=lambda: Health(99.0, None)))
     assert queue.get("a").state == JobState.CANCELLED
+
+
+def test_a_job_given_back_goes_on_where_it_was(make_worker, queue, painter, said, tmp_path):
+    worker = make_worker(checkpoints=Checkpoints(tmp_path / "kept", 3600))
+    painter.on_step = lambda request, step: step == 1 and worker._stop.ask()
+    queue.enqueue(request("a", steps=5))
+    worker.run()
+    assert (tmp_path / "kept" / "a.checkpoint").read_bytes() == b"2"
+    said.clear()
+    painter.on_step = lambda request, step: step == 5 and worker._stop.ask()
+    worker = make_worker(checkpoints=Checkpoints(tmp_path / "kept", 3600))
+    worker.run()
+    assert queue.get("a").state == JobState.DONE
+    assert [message["step"] for message in said if message["type"] == "step"] == [2, 3, 4, 5]
+    assert list((tmp_path / "kept").iterdir()) == [], "removed when the job ends"
+
+
+def test_a_cancelled_job_leaves_no_checkpoint(run, queue, painter, tmp_path):
+    painter.on_step = lambda request, step: step == 2 and queue.cancel("a")
+    queue.enqueue(request("a", steps=50))
+    run(checkpoints=Checkpoints(tmp_path / "kept", 1e-9))
+    assert queue.get("a").state == JobState.CANCELLED
+    assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_previews_go_at_most_once_a_second_and_only_when_wanted(run, queue, painter, said, monkeypatch):
+    painter.look = lambda: b"jpeg"
+    queue.enqueue(request("off", steps=5))
+    run()
+    assert [message for message in said if message["type"] == "preview"] == []
+    queue.enqueue(request("on", steps=5))
+    run(previews=True)
+    preview = {"type": "preview", "id": "on", "jpeg": "anBlZw=="}
+    assert [message for message in said if message["type"] == "preview"] == [preview]
+    monkeypatch.setattr("edgegen.jobs.workloop.PREVIEW_S", 0.0)
+    painter.look = lambda: None
+    queue.enqueue(request("none", steps=5))
+    run(previews=True)
+    painter.look = lambda: b"x"
+    queue.enqueue(request("all", steps=5))
+    run(previews=True)
+    assert [m["id"] for m in said if m["type"] == "preview"] == ["on", *["all"] * 6]

@@ -16,6 +16,7 @@ from edgegen.pack import Pack
 from quantize.cli import cli, evaluation_lines
 from quantize.graphs import load_graph, op_counts
 from quantize.metrics import psnr_db
+from quantize.preview import measure_pack
 from quantize.runner import Runner
 
 ROLES = ("text_encoder", "unet", "vae_decoder")
@@ -154,12 +155,25 @@ def test_the_evaluation_is_in_the_pack_and_printed(packs: dict[str, Pack]):
     assert packs["fp32"].manifest.ram_mb is None, "it was not evaluated"
     unet = data["graphs"]["unet"]
     assert unet["sqnr_db"] > 20
+    by_timestep = unet["sqnr_db_by_timestep"]
+    assert [t for t, _ in by_timestep] == sorted((t for t, _ in by_timestep), reverse=True)
+    assert len(by_timestep) == 3, "one for each step of the pack's defaults"
+    assert min(db for _, db in by_timestep) <= unet["sqnr_db"] <= max(db for _, db in by_timestep)
+    assert "sqnr_db_by_timestep" not in data["graphs"]["vae_decoder"]
     layers = list(unet["layer_sqnr_db"].values())
     assert layers == sorted(layers)
     assert len(layers) > 30
     assert any("pictures against float32" in line for line in evaluation_lines(packs["int8"].manifest))
     sheet = Image.open(packs["int8"].folder.parent / "int8.png")
     assert sheet.width > 4 * 32
+
+
+def test_an_evaluated_pack_says_how_its_latents_look(packs: dict[str, Pack]):
+    manifest = packs["int8"].manifest
+    assert manifest.latent_rgb is not None
+    assert len(manifest.latent_rgb.factors) == manifest.latent_channels
+    assert "latent_rgb" not in (packs["fp32"].folder / "pack.json").read_text(), "nothing was drawn"
+    assert measure_pack(packs["fp32"], ["a red apple"]) is not None
 
 
 def test_float_layers_reach_the_target(packs: dict[str, Pack]):

@@ -20,18 +20,19 @@ from ...workflow import (
 from ...workflow.declare import Unfit
 from ...workflow.order import needed_by
 from ..workbench import Workbench
-from . import images, latents, loaders, sampling
+from . import conditionings, custom, images, latents, loaders, masks, sampling
 from .base import Latents, Node, Shown
 
 NODES: dict[str, Node] = {
     kind.__name__: kind()
-    for module in (loaders, sampling, latents, images)
+    for module in (loaders, conditionings, sampling, custom, latents, masks, images)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Node) and not kind.__name__.startswith("_")
     if kind is not Node
 }
 SPECS: dict[str, NodeSpec] = {name: node.spec() for name, node in NODES.items()}
-LOADER = "CheckpointLoaderSimple"
+LOADERS = {kind.__name__: kind.NAME for kind in (loaders.CheckpointLoaderSimple, loaders.VAELoader)}
+ENCODERS = ("VAEEncode", "VAEEncodeForInpaint")
 EMPTY = "EmptyLatentImage"
 
 __all__ = ["NODES", "SPECS", "Latents", "Node", "Shown", "check_for", "packs_of"]
@@ -55,7 +56,8 @@ def check_for(bench: Workbench, workflow: Workflow) -> CheckedWorkflow:
 
 def packs_of(bench: Workbench, checked: CheckedWorkflow) -> dict[str, Pack]:
     """Checkpoint name -> the pack it stands for, of all that a workflow loads."""
-    names = [node.inputs["ckpt_name"] for node in checked.nodes.values() if node.class_type == LOADER]
+    found = (node.inputs.get(LOADERS.get(node.class_type, "")) for node in checked.nodes.values())
+    names = [name for name in found if name is not None]
     return {name: bench.pack_for(name) for name in names}
 
 
@@ -66,8 +68,10 @@ def _pack_problems(bench: Workbench, workflow: Workflow) -> Iterator[NodeProblem
     ]
     needed = needed_by(workflow.nodes, outputs)
     for node in (node for node in workflow.nodes.values() if node.id in needed):
-        if (pack := _pack_at(bench, workflow, node.inputs.get("vae"))) and node.class_type == "VAEEncode":
+        if (pack := _pack_at(bench, workflow, node.inputs.get("vae"))) and node.class_type in ENCODERS:
             yield from _encoder_problem(node, pack)
+        if pack := _pack_at(bench, workflow, node.inputs.get("clip")):
+            yield from _clip_problem(node, pack)
         empty = _source(workflow, node.inputs.get("latent_image"))
         pack = _pack_at(bench, workflow, node.inputs.get("model"))
         if pack and empty and empty.class_type == EMPTY:
@@ -81,7 +85,7 @@ def _source(workflow: Workflow, value: Any) -> GraphNode | None:
 def _pack_at(bench: Workbench, workflow: Workflow, value: Any) -> Pack | None:
     """The pack behind a link, if it can be told; what cannot is a problem of its own."""
     loader = _source(workflow, value)
-    name = loader.inputs.get("ckpt_name") if loader and loader.class_type == LOADER else None
+    name = loader.inputs.get(LOADERS.get(loader.class_type, "")) if loader else None
     try:
         return bench.pack_for(name) if isinstance(name, str) else None
     except PackError:
@@ -92,6 +96,19 @@ def _encoder_problem(node: GraphNode, pack: Pack) -> Iterator[NodeProblem]:
     if "vae_encoder" not in pack.manifest.graphs:
         message = f"pack {pack.name} cannot encode pictures: it has no graph vae_encoder"
         yield NodeProblem("custom_validation_failed", node.id, node.class_type, "vae", pack.name, message)
+
+
+def _clip_problem(node: GraphNode, pack: Pack) -> Iterator[NodeProblem]:
+    """What a pack's text encoders cannot give."""
+    found: tuple[str, Any, str | None] = "", None, None
+    layer = node.inputs.get("stop_at_clip_layer")
+    if node.class_type == "CLIPSetLastLayer" and isinstance(layer, int):
+        found = "stop_at_clip_layer", layer, loaders.layer_problem(pack.manifest, layer)
+    elif node.class_type == "CLIPTextEncodeSDXL" and "text_encoder_2" not in pack.manifest.graphs:
+        found = "clip", pack.name, conditionings.one_encoder(pack.name)
+    name, value, message = found
+    if message:
+        yield NodeProblem("custom_validation_failed", node.id, node.class_type, name, value, message)
 
 
 def _size_problems(empty: GraphNode, pack: Pack) -> Iterator[NodeProblem]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ...diffusion.sampler import SamplerState
 from ...errors import BadRequest, Problem
 from ...workflow.declare import Input, NodeSpec
 from ..workbench import Workbench
@@ -18,10 +19,23 @@ NodeWork = Generator[Any, None, tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Latents:
-    """LATENT: (b, c, h, w) float32 as the autoencoder has them, one for `downscale` pixels a side."""
+    """LATENT: (b, c, h, w) float32 as the autoencoder has them, one for `downscale` pixels a side.
+
+    Attributes:
+        scale: the `latent_scale` of that autoencoder's pack; None: of none yet, they are empty.
+        mask: (n, 1, h, w) float32 of any size, 1 where samplers paint, 0 where they keep; None: all of it.
+    """
 
     samples: np.ndarray
     downscale: int = 8
+    scale: float | None = None
+    mask: np.ndarray | None = None
+
+    def scaled_for(self, scale: float) -> np.ndarray:
+        """The samples as an autoencoder of another scale has them."""
+        if self.scale is None or self.scale == scale:
+            return self.samples
+        return self.samples * np.float32(self.scale / scale)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -39,8 +53,9 @@ class Shown:
 
 
 class Node:
-    """One class of nodes. MODEL, CLIP and VAE are a `Stages`; CONDITIONING is a list of encodings;
-    IMAGE is (b, 3, h, w) float32, -1 black to 1 white; MASK is (b, h, w) float32, 0 to 1.
+    """One class of nodes. MODEL, CLIP and VAE are a `Stages`; CONDITIONING is a `Conditioning`;
+    IMAGE is (b, 3, h, w) float32, -1 black to 1 white; MASK is (b, h, w) float32, 0 to 1; SAMPLER is a name;
+    SIGMAS is (steps + 1,) float64, falling.
 
     Attributes:
         INPUTS, OUTPUTS: names, types, defaults and ranges are ComfyUI's.
@@ -66,8 +81,16 @@ class Node:
         """The outputs. Raises BadRequest naming an input, or another EdgegenError."""
         raise TypeError(f"{type(self).__name__} works step by step")
 
-    def work(self, bench: Workbench, **inputs: Any) -> NodeWork:
-        """The same, step by step, for those that take long."""
+    def planned_steps(self, values: dict[str, Any]) -> int:
+        """How many steps its work has by its plain values, 0 for those that take none."""
+        return 0
+
+    def work(self, bench: Workbench, resume: SamplerState | None = None, **inputs: Any) -> NodeWork:
+        """The same, step by step, for those that take long.
+
+        Args:
+            resume: where an earlier run with the same inputs was.
+        """
         yield from ()
         return self.run(bench, **inputs)
 

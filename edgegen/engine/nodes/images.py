@@ -13,24 +13,23 @@ from PIL import Image, ImageOps
 from ...diffusion.pixels import to_model_input, to_uint8
 from ...diffusion.resample import METHODS, crop_to_shape, resample
 from ...errors import BadRequest
+from ...workflow.bounds import bound_problems
 from ...workflow.declare import COMBO, FLOAT, IMAGE, INT, MASK, MAX_RESOLUTION, STRING, Input
 from ..workbench import Workbench
 from .base import Node, Shown, refuse
-from .latents import CROP, side_problems
+from .latents import CROP
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_FILE_BYTES = 64 << 20
 MAX_PIXELS = 4096 * 4096
 NO_MASK_SIDE = 64
+_ORIENTATION = 0x0112
 METHOD = Input(COMBO, choices=(*METHODS, "lanczos"))
 PREFIX_MAX_CHARS = 200
 
 
-class LoadImage(Node):
-    """A picture of the input folder, turned as its camera was, and where it is transparent."""
-
-    INPUTS = {"image": Input(COMBO)}
-    OUTPUTS = (IMAGE, MASK)
+class _PictureFile(Node):
+    """Reads a picture of the input folder."""
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
         try:
@@ -43,17 +42,40 @@ class LoadImage(Node):
         with bench.input_file(values["image"]).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def run(self, bench: Workbench, image: str) -> tuple[Any, ...]:
+    def decoded(self, bench: Workbench, image: str) -> Image.Image:
+        """The picture, turned as its camera was. Raises BadRequest naming the input."""
         try:
             with _opened(bench.input_file(image)) as opened:
                 turned = ImageOps.exif_transpose(opened)
-                rgb = np.asarray(turned.convert("RGB"))
-                mask = _mask(turned)
+                turned.load()
         except BadRequest as err:
             raise refuse("image", image, str(err)) from None
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as err:
             raise refuse("image", image, f"cannot be decoded: {str(err)[:100]}") from None
-        return to_model_input(rgb), mask
+        return turned
+
+
+class LoadImage(_PictureFile):
+    """A picture, and where it is transparent."""
+
+    INPUTS = {"image": Input(COMBO)}
+    OUTPUTS = (IMAGE, MASK)
+
+    def run(self, bench: Workbench, image: str) -> tuple[Any, ...]:
+        picture = self.decoded(bench, image)
+        return to_model_input(np.asarray(picture.convert("RGB"))), _mask(picture)
+
+
+class LoadImageMask(_PictureFile):
+    """One channel of a picture as a mask; of alpha, where it is transparent."""
+
+    INPUTS = {"image": Input(COMBO), "channel": Input(COMBO, choices=("alpha", "red", "green", "blue"))}
+    OUTPUTS = (MASK,)
+
+    def run(self, bench: Workbench, image: str, channel: str) -> tuple[Any, ...]:
+        band = self.decoded(bench, image).convert("RGBA").getchannel(channel[0].upper())
+        mask = np.asarray(band, np.float32)[None] / np.float32(255)
+        return (1 - mask if channel == "alpha" else mask,)
 
 
 class ImageScale(Node):
@@ -69,7 +91,7 @@ class ImageScale(Node):
     OUTPUTS = (IMAGE,)
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        yield from side_problems(bench, values)
+        yield from bound_problems(values, bench.limits)
 
     def run(
         self, bench: Workbench, image: np.ndarray, upscale_method: str, width: int, height: int, crop: str
@@ -151,6 +173,13 @@ def _opened(path: Path) -> Image.Image:
         image.close()
         raise BadRequest(f"has {image.width}x{image.height} pixels; at most {MAX_PIXELS} are allowed")
     return image
+
+
+def picture_size(bench: Workbench, name: str) -> tuple[int, int]:
+    """Width and height of an input picture as LoadImage gives it. Raises BadRequest."""
+    with _opened(bench.input_file(name)) as image:
+        is_turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return image.size[::-1] if is_turned else image.size
 
 
 def _mask(image: Image.Image) -> np.ndarray:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...diffusion.resample import METHODS, crop_to_shape, resample
 from ...errors import EngineError, PackError
+from ...workflow.bounds import bound_problems
 from ...workflow.declare import COMBO, FLOAT, IMAGE, INT, LATENT, MAX_RESOLUTION, VAE, Input
 from ..stages import Stages
 from ..workbench import Workbench
 from .base import Latents, Node, refuse
 
-MAX_BATCH = 16
 METHOD = Input(COMBO, choices=tuple(METHODS))
 CROP = Input(COMBO, choices=("disabled", "center"))
 SMALLEST_SIDE = 64
@@ -31,9 +32,7 @@ class EmptyLatentImage(Node):
     OUTPUTS = (LATENT,)
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        yield from side_problems(bench, values)
-        if values.get("batch_size", 1) > MAX_BATCH:
-            yield "batch_size", f"{values['batch_size']} is not allowed here: 1 to {MAX_BATCH}"
+        yield from bound_problems(values, bench.limits)
 
     def run(self, bench: Workbench, width: int, height: int, batch_size: int) -> tuple[Any, ...]:
         return (Latents(np.zeros((batch_size, 4, height // 8, width // 8), np.float32)),)
@@ -52,7 +51,7 @@ class LatentUpscale(Node):
     OUTPUTS = (LATENT,)
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        yield from side_problems(bench, values)
+        yield from bound_problems(values, bench.limits)
 
     def run(
         self, bench: Workbench, samples: Latents, upscale_method: str, width: int, height: int, crop: str
@@ -91,7 +90,8 @@ class LatentAdd(Node):
     OUTPUTS = (LATENT,)
 
     def run(self, bench: Workbench, samples1: Latents, samples2: Latents) -> tuple[Any, ...]:
-        return (Latents(samples1.samples + _like(samples2, samples1, "bilinear"), samples1.downscale),)
+        both = samples1.samples + _like(samples2, samples1, "bilinear")
+        return (replace(samples1, samples=both),)
 
 
 class LatentBlend(Node):
@@ -107,7 +107,7 @@ class LatentBlend(Node):
     ) -> tuple[Any, ...]:
         part = np.float32(blend_factor)
         mixed = samples1.samples * part + _like(samples2, samples1, "bicubic") * (1 - part)
-        return (Latents(mixed, samples1.downscale),)
+        return (replace(samples1, samples=mixed),)
 
 
 class LatentMultiply(Node):
@@ -115,7 +115,7 @@ class LatentMultiply(Node):
     OUTPUTS = (LATENT,)
 
     def run(self, bench: Workbench, samples: Latents, multiplier: float) -> tuple[Any, ...]:
-        return (Latents(samples.samples * np.float32(multiplier), samples.downscale),)
+        return (replace(samples, samples=samples.samples * np.float32(multiplier)),)
 
 
 class VAEDecode(Node):
@@ -132,7 +132,8 @@ class VAEDecode(Node):
         )
         if not fits:
             raise refuse("samples", None, f"these latents come from another pack than {manifest.name}")
-        pictures = [vae.decode(samples.samples[k : k + 1]) for k in range(len(samples.samples))]
+        latents = samples.scaled_for(manifest.latent_scale)
+        pictures = [vae.decode(latents[k : k + 1]) for k in range(len(latents))]
         image = np.concatenate(pictures)
         if image.ndim != 4 or image.shape[1] != 3:
             raise EngineError(f"graph vae_decoder gave {image.shape}, expected pictures (1, 3, h, w)")
@@ -146,22 +147,24 @@ class VAEEncode(Node):
     OUTPUTS = (LATENT,)
 
     def run(self, bench: Workbench, pixels: np.ndarray, vae: Stages) -> tuple[Any, ...]:
-        side = vae.pack.manifest.latent_downscale
-        height, width = (length // side * side for length in pixels.shape[2:])
-        y, x = (length % side // 2 for length in pixels.shape[2:])
-        cut = pixels[:, :, y : y + height, x : x + width]
-        try:
-            latents = [vae.encode_picture(cut[k : k + 1]) for k in range(len(cut))]
-        except PackError as err:
-            raise refuse("vae", vae.pack.name, f"it cannot encode pictures: {err}") from err
-        return (Latents(np.concatenate(latents), side),)
+        return (encoded(vae, middle(pixels, vae.pack.manifest.latent_downscale)),)
 
 
-def side_problems(bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Width and height against this device's bounds; 0 stands for a side yet unknown."""
-    for name in ("width", "height"):
-        if values.get(name, 0) > bench.limits.side:
-            yield name, f"{values[name]} is not allowed here: at most {bench.limits.side} (limits.side)"
+def middle(samples: np.ndarray, side: int) -> np.ndarray:
+    """(b, c, h, w) cut to multiples of `side`, as much at one edge as at the other."""
+    height, width = (length // side * side for length in samples.shape[2:])
+    y, x = (length % side // 2 for length in samples.shape[2:])
+    return samples[:, :, y : y + height, x : x + width]
+
+
+def encoded(vae: Stages, pixels: np.ndarray) -> Latents:
+    """(b, 3, h, w) pictures, encoded one by one. Raises BadRequest: the pack cannot."""
+    manifest = vae.pack.manifest
+    try:
+        latents = [vae.encode_picture(pixels[k : k + 1]) for k in range(len(pixels))]
+    except PackError as err:
+        raise refuse("vae", vae.pack.name, f"it cannot encode pictures: {err}") from err
+    return Latents(np.concatenate(latents), manifest.latent_downscale, manifest.latent_scale)
 
 
 def resized(
@@ -173,7 +176,7 @@ def resized(
     if problem := bench.size_problem(width * side, height * side):
         raise refuse("samples", None, problem)
     samples = crop_to_shape(latents.samples, width, height) if to_shape else latents.samples
-    return Latents(resample(samples, width, height, method), side)
+    return replace(latents, samples=resample(samples, width, height, method))
 
 
 def _like(latents: Latents, other: Latents, method: str) -> np.ndarray:
@@ -181,7 +184,7 @@ def _like(latents: Latents, other: Latents, method: str) -> np.ndarray:
     if latents.samples.shape[1] != other.samples.shape[1] or latents.downscale != other.downscale:
         raise refuse("samples2", None, "these latents come from another pack than samples1")
     height, width = other.samples.shape[2:]
-    samples = latents.samples
+    samples = latents.samples if other.scale is None else latents.scaled_for(other.scale)
     if samples.shape[2:] != (height, width):
         samples = resample(crop_to_shape(samples, width, height), width, height, method)
     return samples[np.arange(len(other.samples)) % len(samples)]

@@ -1,133 +1,77 @@
-"""Where a workflow's models and words come from."""
+"""Where a workflow's models come from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from ...diffusion.prompt import clean_prompt
 from ...errors import PackError
-from ...workflow.declare import CLIP, COMBO, CONDITIONING, FLOAT, INT, MODEL, STRING, VAE, Input
+from ...pack import Manifest
+from ...workflow.declare import CLIP, COMBO, INT, MODEL, VAE, Input
 from ..stages import Stages
+from ..words import last_layer_read
 from ..workbench import Workbench
 from .base import Node, refuse
 
-Encodings = list[np.ndarray]
 
+class _Loader(Node):
+    """A file's name stands for a pack; nothing is loaded yet.
 
-class CheckpointLoaderSimple(Node):
-    """A checkpoint's name stands for a pack; nothing is loaded yet."""
+    Attributes:
+        NAME: the input that holds it.
+    """
 
-    INPUTS = {"ckpt_name": Input(COMBO)}
-    OUTPUTS = (MODEL, CLIP, VAE)
+    NAME = ""
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
         try:
-            if "ckpt_name" in values:
-                bench.pack_for(values["ckpt_name"])
+            if self.NAME in values:
+                bench.pack_for(values[self.NAME])
         except PackError as err:
-            yield "ckpt_name", str(err)
+            yield self.NAME, str(err)
 
     def fingerprint(self, bench: Workbench, values: dict[str, Any]) -> str:
-        return bench.pack_for(values["ckpt_name"]).manifest.model_dump_json()
+        return bench.pack_for(values[self.NAME]).manifest.model_dump_json()
+
+
+class CheckpointLoaderSimple(_Loader):
+    """A whole pack."""
+
+    NAME = "ckpt_name"
+    INPUTS = {"ckpt_name": Input(COMBO)}
+    OUTPUTS = (MODEL, CLIP, VAE)
 
     def run(self, bench: Workbench, ckpt_name: str) -> tuple[Any, ...]:
         stages = bench.stages(bench.pack_for(ckpt_name))
         return stages, stages, stages
 
 
+class VAELoader(_Loader):
+    """A pack's autoencoder; latents of another pack are rescaled to it."""
+
+    NAME = "vae_name"
+    INPUTS = {"vae_name": Input(COMBO)}
+    OUTPUTS = (VAE,)
+
+    def run(self, bench: Workbench, vae_name: str) -> tuple[Any, ...]:
+        return (bench.stages(bench.pack_for(vae_name)),)
+
+
 class CLIPSetLastLayer(Node):
-    """A pack's text encoder ends at its last layer: only -1 can be had."""
+    """Text encoders in packs end where the denoiser reads them: only that layer can be had."""
 
     INPUTS = {"clip": Input(CLIP), "stop_at_clip_layer": Input(INT, -1, -24, -1)}
     OUTPUTS = (CLIP,)
 
-    def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        layer = values.get("stop_at_clip_layer", -1)
-        if layer != -1:
-            yield (
-                "stop_at_clip_layer",
-                f"{layer} cannot be had: packs hold the last layer's output only; take -1",
-            )
-
     def run(self, bench: Workbench, clip: Stages, stop_at_clip_layer: int) -> tuple[Any, ...]:
+        if problem := layer_problem(clip.pack.manifest, stop_at_clip_layer):
+            raise refuse("stop_at_clip_layer", stop_at_clip_layer, problem)
         return (clip,)
 
 
-class CLIPTextEncode(Node):
-    """Words to an encoding, weights in parentheses applied."""
-
-    INPUTS = {"text": Input(STRING, ""), "clip": Input(CLIP)}
-    OUTPUTS = (CONDITIONING,)
-
-    def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        count, most = len(values.get("text", "")), bench.limits.prompt_chars
-        if count > most:
-            yield "text", f"has {count} characters; at most {most} are allowed (limits.prompt_chars)"
-
-    def run(self, bench: Workbench, text: str, clip: Stages) -> tuple[Any, ...]:
-        text = clean_prompt(text)
-        if problem := clip.prompt_problem(text):
-            raise refuse("text", text, problem)
-        return ([clip.encode(text)],)
-
-
-class ConditioningCombine(Node):
-    """Both: the denoiser's answers to each are averaged."""
-
-    INPUTS = {"conditioning_1": Input(CONDITIONING), "conditioning_2": Input(CONDITIONING)}
-    OUTPUTS = (CONDITIONING,)
-
-    def run(self, bench: Workbench, conditioning_1: Encodings, conditioning_2: Encodings) -> tuple[Any, ...]:
-        return ([*conditioning_1, *conditioning_2],)
-
-
-class ConditioningConcat(Node):
-    """One after the other, in one look; a graph with a fixed number of tokens refuses that."""
-
-    INPUTS = {"conditioning_to": Input(CONDITIONING), "conditioning_from": Input(CONDITIONING)}
-    OUTPUTS = (CONDITIONING,)
-
-    def run(
-        self, bench: Workbench, conditioning_to: Encodings, conditioning_from: Encodings
-    ) -> tuple[Any, ...]:
-        return ([np.concatenate([to, conditioning_from[0]], axis=1) for to in conditioning_to],)
-
-
-class ConditioningAverage(Node):
-    """In between, token by token; a shorter one is filled up with zeros, a longer one cut."""
-
-    INPUTS = {
-        "conditioning_to": Input(CONDITIONING),
-        "conditioning_from": Input(CONDITIONING),
-        "conditioning_to_strength": Input(FLOAT, 1.0, 0.0, 1.0),
-    }
-    OUTPUTS = (CONDITIONING,)
-
-    def run(
-        self,
-        bench: Workbench,
-        conditioning_to: Encodings,
-        conditioning_from: Encodings,
-        conditioning_to_strength: float,
-    ) -> tuple[Any, ...]:
-        part = np.float32(conditioning_to_strength)
-        return ([to * part + _as_long(conditioning_from[0], to) * (1 - part) for to in conditioning_to],)
-
-
-class ConditioningZeroOut(Node):
-    """Nothing said at all: zeros."""
-
-    INPUTS = {"conditioning": Input(CONDITIONING)}
-    OUTPUTS = (CONDITIONING,)
-
-    def run(self, bench: Workbench, conditioning: Encodings) -> tuple[Any, ...]:
-        return ([np.zeros_like(encoding) for encoding in conditioning],)
-
-
-def _as_long(encoding: np.ndarray, other: np.ndarray) -> np.ndarray:
-    tokens = other.shape[1]
-    missing = max(tokens - encoding.shape[1], 0)
-    return np.pad(encoding[:, :tokens], ((0, 0), (0, missing), (0, 0)))
+def layer_problem(manifest: Manifest, layer: int) -> str | None:
+    """Why a pack's text encoders cannot stop at a layer, counted from the end; None if they do."""
+    has = last_layer_read(manifest)
+    if layer == has:
+        return None
+    return f"{layer} cannot be had: pack {manifest.name} holds the output of layer {has} only; take {has}"

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ...diffusion.masking import KeptPicture, fit_mask
 from ...diffusion.rng import MAX_SEED, NoiseSource
-from ...diffusion.schedulers import SCHEDULERS, Scheduler, part_of_run
+from ...diffusion.sampler import SamplerState
+from ...diffusion.schedulers import SCHEDULERS, part_of_run
+from ...diffusion.sigma_scheduler import SigmaScheduler
 from ...diffusion.sigma_schedules import SIGMA_SCHEDULES
 from ...errors import BadRequest
 from ...pack import Manifest
+from ...workflow.bounds import bound_problems
 from ...workflow.declare import COMBO, CONDITIONING, FLOAT, INT, LATENT, MODEL, Input
+from ..areas import area_slices
+from ..conditioning import Conditioning
 from ..request import noise_schedule
 from ..stages import Stages
 from ..workbench import Workbench
@@ -32,9 +39,7 @@ class _Sampling(Node):
     OUTPUTS = (LATENT,)
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        steps, most = values.get("steps", 1), bench.limits.steps
-        if steps > most:
-            yield "steps", f"{steps} is not allowed here: 1 to {most} (limits.steps)"
+        yield from bound_problems(values, bench.limits)
 
 
 class KSampler(_Sampling):
@@ -53,9 +58,12 @@ class KSampler(_Sampling):
         "denoise": Input(FLOAT, 1.0, 0.0, 1.0),
     }
 
-    def work(self, bench: Workbench, **inputs: Any) -> NodeWork:
+    def planned_steps(self, values: dict[str, Any]) -> int:
+        return int(values["steps"])
+
+    def work(self, bench: Workbench, resume: SamplerState | None = None, **inputs: Any) -> NodeWork:
         run = _run(inputs, denoise=inputs["denoise"])
-        return (yield from _denoise(run, inputs, inputs["seed"], adds_noise=True))
+        return (yield from denoise(run, inputs, inputs["seed"], True, resume))[:1]
 
 
 class KSamplerAdvanced(_Sampling):
@@ -77,7 +85,10 @@ class KSamplerAdvanced(_Sampling):
         "return_with_leftover_noise": SWITCH,
     }
 
-    def work(self, bench: Workbench, **inputs: Any) -> NodeWork:
+    def planned_steps(self, values: dict[str, Any]) -> int:
+        return max(0, min(values["end_at_step"], values["steps"]) - values["start_at_step"])
+
+    def work(self, bench: Workbench, resume: SamplerState | None = None, **inputs: Any) -> NodeWork:
         run = _run(
             inputs,
             start=inputs["start_at_step"],
@@ -85,10 +96,10 @@ class KSamplerAdvanced(_Sampling):
             to_the_end=inputs["return_with_leftover_noise"] == "disable",
         )
         adds_noise = inputs["add_noise"] == "enable"
-        return (yield from _denoise(run, inputs, inputs["noise_seed"], adds_noise))
+        return (yield from denoise(run, inputs, inputs["noise_seed"], adds_noise, resume))[:1]
 
 
-def _run(inputs: dict[str, Any], **part: Any) -> Scheduler | None:
+def _run(inputs: dict[str, Any], **part: Any) -> SigmaScheduler | None:
     manifest = inputs["model"].pack.manifest
     name, levels = inputs["sampler_name"], inputs["scheduler"]
     try:
@@ -99,22 +110,60 @@ def _run(inputs: dict[str, Any], **part: Any) -> Scheduler | None:
         raise refuse("steps", inputs["steps"], f"do not fit this denoise and sampler: {err}") from None
 
 
-def _denoise(run: Scheduler | None, inputs: dict[str, Any], seed: int, adds_noise: bool) -> NodeWork:
+def denoise(
+    run: SigmaScheduler | None,
+    inputs: dict[str, Any],
+    seed: int,
+    adds_noise: bool,
+    resume: SamplerState | None,
+) -> NodeWork:
+    """The loop of all samplers; its outputs are the latents, and what the last step saw.
+
+    Args:
+        run: None: nothing is left to do.
+        inputs: model, positive, negative, cfg and latent_image of them.
+    Raises:
+        BadRequest: latents or areas do not fit the pack.
+    """
     stages: Stages = inputs["model"]
-    start = fit_latents(inputs["latent_image"], stages.pack.manifest)
+    manifest = stages.pack.manifest
+    start = fit_latents(inputs["latent_image"], manifest)
     if run is None:
-        return (start,)
+        return start, start
+    for name in ("positive", "negative"):
+        _check_areas(name, inputs[name], start.samples.shape, manifest)
     rng = NoiseSource(seed & MAX_SEED)  # torch's generator reads the lowest 32 bits only
     shape = start.samples.shape
     noise = rng.normal(shape) if adds_noise else np.zeros(shape, np.float32)
-    latents = noise * np.float32(run.init_noise_sigma) + stages.scaled(start.samples)
+    picture = stages.scaled(start.scaled_for(manifest.latent_scale))
+    if start.mask is not None:
+        run.kept = KeptPicture(picture, noise, fit_mask(start.mask, shape[0], shape[3], shape[2]))
+    latents = resume.latents if resume else noise * np.float32(run.init_noise_sigma) + picture
     unconditional = inputs["negative"] if inputs["cfg"] != 1 else None
-    steps = stages.denoise(run, latents, inputs["positive"], unconditional, inputs["cfg"], rng)
+    steps = stages.denoise(run, latents, inputs["positive"], unconditional, inputs["cfg"], rng, resume=resume)
+    denoised = latents
     with closing(steps):
         for step in steps:
-            latents = step.latents
+            latents, denoised = step.latents, step.denoised
             yield step
-    return (Latents(stages.unscaled(latents), start.downscale),)
+    done = replace(start, scale=manifest.latent_scale)
+    return tuple(replace(done, samples=stages.unscaled(found)) for found in (latents, denoised))
+
+
+def _check_areas(name: str, conditioning: Conditioning, shape: tuple[int, ...], manifest: Manifest) -> None:
+    """Raises BadRequest for an area that lies outside the picture, or that the denoiser cannot halve."""
+    side, multiple = manifest.latent_downscale, manifest.sizes.multiple // manifest.latent_downscale
+    for area in (encoding.area for encoding in conditioning if encoding.area is not None):
+        parts = area_slices(area, (shape[2], shape[3]), side)
+        height, width = (part.stop - part.start for part in parts)
+        if min(height, width) > 0 and height % multiple == 0 and width % multiple == 0:
+            continue
+        place = f"{area.width}x{area.height} at {area.x},{area.y}"
+        message = (
+            f"the area {place} of a picture of {shape[3] * side}x{shape[2] * side} is not allowed: it must "
+            f"lie inside, its sides multiples of {manifest.sizes.multiple} with pack {manifest.name}"
+        )
+        raise refuse(name, place, message)
 
 
 def fit_latents(latents: Latents, manifest: Manifest) -> Latents:
@@ -132,7 +181,7 @@ def fit_latents(latents: Latents, manifest: Manifest) -> Latents:
     if latents.samples.any():
         raise _refused(latents, f"these latents come from another pack than {manifest.name}")
     shape = (len(latents.samples), channels, height // side, width // side)
-    return Latents(np.zeros(shape, np.float32), side)
+    return replace(latents, samples=np.zeros(shape, np.float32), downscale=side)
 
 
 def _refused(latents: Latents, message: str) -> BadRequest:

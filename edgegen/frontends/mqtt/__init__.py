@@ -1,5 +1,6 @@
 """Jobs and pictures over MQTT."""
 
 from .frontend import MqttFrontend
+from .home import Surroundings
 
-__all__ = ["MqttFrontend"]
+__all__ = ["MqttFrontend", "Surroundings"]

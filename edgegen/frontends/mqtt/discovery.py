@@ -7,12 +7,15 @@ its Core 2026.4 no longer takes.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ...settings import NO_STYLE
 from .topics import Topics
 
 MAX_TEXT = 255  # a state in Home Assistant is no longer
 PRESS = "PRESS"
+EVENT_TYPES = ("press", "hold")
 ONLINE = "online"
 
 
@@ -31,7 +34,15 @@ def birth_topic(prefix: str) -> str:
 
 
 def discovery(
-    topics: Topics, version: str, image_type: str, max_steps: int, max_prompt: int, has_temperature: bool
+    topics: Topics,
+    version: str,
+    image_type: str,
+    max_steps: int,
+    max_prompt: int,
+    has_temperature: bool,
+    styles: Sequence[str] = (),
+    pins: Sequence[int] = (),
+    gone_pins: Iterable[int] = (),
 ) -> dict[str, Any]:
     """The discovery payload.
 
@@ -39,10 +50,14 @@ def discovery(
         image_type: media type of `last/image`.
         max_steps, max_prompt: this device's limits.
         has_temperature: whether the CPU's temperature can be read here.
+        styles: names to choose from. pins: BCM numbers of the buttons.
+        gone_pins: of buttons announced earlier; their entities go.
     """
     components = {
         **_controls(topics, max_steps, max_prompt),
+        "style": _style(topics, styles),
         **_sensors(topics, has_temperature),
+        **{f"button_{pin}": _press_event(topics, pin) for pin in pins},
         "image": {
             "platform": "image",
             "name": "Last picture",
@@ -54,6 +69,7 @@ def discovery(
             "name": "Version",
             "title": "edgegen",
             "state_topic": topics.home_update,
+            "latest_version_topic": topics.latest_version,
             "entity_category": "diagnostic",
         },
     }
@@ -68,7 +84,10 @@ def discovery(
         "origin": {"name": "edgegen", "sw_version": version},
         "availability_topic": topics.availability,
         "qos": 1,
-        "components": {key: _identified(topics, key, part) for key, part in components.items()},
+        "components": {
+            **{key: _identified(topics, key, part) for key, part in components.items()},
+            **{f"button_{pin}": {"platform": "event"} for pin in gone_pins},  # a bare platform removes it
+        },
     }
 
 
@@ -106,12 +125,36 @@ def _controls(topics: Topics, max_steps: int, max_prompt: int) -> dict[str, dict
     }
 
 
+def _style(topics: Topics, styles: Sequence[str]) -> dict[str, Any]:
+    return {
+        "platform": "select",
+        "name": "Style",
+        "command_topic": topics.home_command("style"),
+        "state_topic": topics.home_state,
+        "value_template": "{{ value_json.style }}",
+        "options": [NO_STYLE, *styles],
+        "icon": "mdi:palette",
+    }
+
+
+def _press_event(topics: Topics, pin: int) -> dict[str, Any]:
+    return {
+        "platform": "event",
+        "name": f"Button GPIO{pin}",
+        "state_topic": topics.home_button(pin),
+        "event_types": list(EVENT_TYPES),
+        "device_class": "button",
+    }
+
+
 def _button(topics: Topics, key: str, name: str, icon: str) -> dict[str, Any]:
     return {
         "platform": "button",
         "name": name,
         "command_topic": topics.home_command(key),
         "payload_press": PRESS,
+        # Every press says something else, so that one that is delivered twice is known as one.
+        "command_template": "{{ value }} {{ now().timestamp() }}",
         "icon": icon,
     }
 

@@ -14,11 +14,12 @@ from ...jobs.events import JobEvent
 from ...jobs.job import JOB_ID, Job, JobRequest, JobState, parse_request, peek_identity
 from ...jobs.outbox import OutboxReader
 from ...jobs.service import JobService, new_job_id
+from ...jobs.workflowjob import ReadStored, nothing_stored
 from ...settings import LimitSettings, MqttSettings
 from . import messages
 from .connection import Connection
 from .courier import Courier
-from .home import Home
+from .home import ALONE, Home, Surroundings
 from .messages import JSON, Command, Outgoing
 from .outbox import Outbox
 from .throttle import ProgressThrottle
@@ -37,6 +38,8 @@ class MqttFrontend:
         read_picture: a done job's picture as it should be published; None when it is gone.
         results: the ends of jobs that the broker must hear of.
         read_temperature: the CPU's, in °C; None where the machine does not tell.
+        around: styles and buttons, for Home Assistant.
+        read_stored: the bytes of a stored workflow, by its name.
     Raises:
         ConfigError: the password or CA file cannot be read.
     """
@@ -50,9 +53,11 @@ class MqttFrontend:
         read_picture: Callable[[Job], bytes | None],
         results: OutboxReader,
         read_temperature: Callable[[], float | None] = lambda: None,
+        around: Surroundings = ALONE,
         now: Callable[[], float] = time.time,
         redelivery_delay_s: float = REDELIVERY_DELAY_S,
         rng: random.Random | None = None,
+        read_stored: ReadStored = nothing_stored,
     ):
         self.topics = Topics(settings.base, node_name)
         self._settings = settings
@@ -60,6 +65,7 @@ class MqttFrontend:
         self._limits = limits
         self._read_picture = read_picture
         self._now = now
+        self._read_stored = read_stored
         self._redelivery_delay_s = redelivery_delay_s
         self._throttle = ProgressThrottle()
         self._last: Job | None = None
@@ -75,6 +81,7 @@ class MqttFrontend:
             self._outbox.put,
             lambda: self._outbox.put(self._availability("online")),
             read_temperature,
+            around,
         )
         # What was switched off is handled too: a session of ours may still hold messages of it.
         home = self._home.handlers if self._home.is_on else {}
@@ -111,6 +118,8 @@ class MqttFrontend:
         if not self._courier.holds_picture():
             self._last = self._service.newest_done()
         self._unsubscribe = self._service.subscribe(self._on_event)
+        if self._settings.previews:
+            self._service.preview_listeners.append(self._on_preview)
         self._courier.start()
         self._home.start()
         self._connection.start()
@@ -120,6 +129,8 @@ class MqttFrontend:
         if self._unsubscribe:
             self._unsubscribe()
             self._unsubscribe = None
+        if self._on_preview in self._service.preview_listeners:
+            self._service.preview_listeners.remove(self._on_preview)
         self._home.close()
         self._courier.close()
         self._connection.close(self._availability("offline"))
@@ -148,7 +159,13 @@ class MqttFrontend:
 
     def _generate(self, command: Command) -> None:
         self._check_envelope(command)
-        request = parse_request(command.payload, self._limits, source="mqtt", new_id=new_job_id)
+        request = parse_request(
+            command.payload,
+            self._limits,
+            source="mqtt",
+            new_id=new_job_id,
+            read_stored=self._read_stored,
+        )
         request = messages.with_properties(request, command, self.topics, self._now())
         job = self._service.submit(request)
         if job.request != request:
@@ -203,6 +220,13 @@ class MqttFrontend:
         elif event.note or self._throttle.passes(job.id, event.step, event.steps, time.monotonic()):
             self._tell(event, job.request)
         self._home.on_event(event)
+
+    def _on_preview(self, job: Job, jpeg: bytes) -> None:
+        """The next one shows more, so it goes with QoS 0."""
+        topic = self.topics.preview(job.id)
+        self._outbox.put(
+            Outgoing(topic, jpeg, qos=0, content_type="image/jpeg", is_intermediate=True, expires=True)
+        )
 
     def _tell(self, event: JobEvent, request: JobRequest) -> None:
         self._put(self._status(event, request))

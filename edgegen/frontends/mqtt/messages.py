@@ -10,10 +10,13 @@ from typing import Any
 from ...errors import BadRequest, EdgegenError, Problem
 from ...jobs.events import JobEvent
 from ...jobs.job import Job, JobRequest
+from ...workflow import BadWorkflow
 from .topics import Topics
 
 JSON = "application/json"
 MAX_CORRELATION_BYTES = 1024
+MAX_PROBLEMS = 50
+MAX_REASON_CHARS = 2000
 _SHOWN_VALUE_CHARS = 200
 
 
@@ -41,6 +44,7 @@ class Outgoing:
         qos: 1 is kept until the broker has it; 0 is dropped while the broker is away.
         is_intermediate: a later message about the same job says more; the first to go when too many wait.
         expires: a status that nobody fetched for `mqtt.status_expiry_s` is not worth delivering.
+        is_event: each one counts, so a later one on its topic does not take its place.
         on_sent: called once when the broker has acknowledged it, or it was found that it cannot be sent.
     """
 
@@ -52,13 +56,14 @@ class Outgoing:
     correlation: bytes | None = None
     is_intermediate: bool = False
     expires: bool = False
+    is_event: bool = False
     on_sent: Callable[[], object] | None = None
 
     @property
     def slot(self) -> str | None:
         """Of waiting messages with the same slot only the newest is worth sending."""
-        if self.on_sent is not None:
-            return None  # somebody waits for this very one
+        if self.on_sent is not None or self.is_event:
+            return None  # this very one is wanted
         return self.topic if self.retain or self.qos == 0 else None
 
 
@@ -112,8 +117,9 @@ def meta_of(job: Job) -> dict[str, Any]:
     return _without_none(
         {
             "id": job.id,
-            "prompt": request.prompt,
+            "prompt": request.prompt or None,
             "negative_prompt": request.negative_prompt or None,
+            "workflow": request.workflow_name,
             "seed": job.seed,
             "seconds": _rounded(job.seconds),
             "finished": _rounded(job.finished),
@@ -128,22 +134,32 @@ def rejection(error: EdgegenError, job_id: str, transaction: str | None = None) 
     """The status object that tells a sender what was wrong with every field."""
     problems = [
         _without_none({"field": p.field, "value": shown(p.value), "message": p.message})
-        for p in getattr(error, "problems", [])
+        for p in getattr(error, "problems", [])[:MAX_PROBLEMS]
     ]
-    status = {"id": job_id, "state": "rejected", "code": error.code, "reason": str(error)}
+    reason = str(shown(str(error), MAX_REASON_CHARS))
+    status = {"id": job_id, "state": "rejected", "code": error.code, "reason": reason}
     retry = _rounded(getattr(error, "retry_after_s", None))
     told = {**status, "problems": problems or None, "retry_after_s": retry, "transaction": transaction}
-    return _without_none(told)
+    return _without_none({**told, "node_errors": _node_errors(error)})
 
 
-def shown(value: object) -> object:
+def _node_errors(error: EdgegenError) -> dict[str, Any] | None:
+    """A refused workflow's problems by node, in ComfyUI's shape, values shortened; None for other errors."""
+    if not isinstance(error, BadWorkflow):
+        return None
+    return BadWorkflow(
+        [replace(p, value=shown(p.value), extra={}) for p in error.found[:MAX_PROBLEMS]], error.outputs_of
+    ).node_errors
+
+
+def shown(value: object, limit: int = _SHOWN_VALUE_CHARS) -> object:
     """A value from outside, small and safe enough to be sent back."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int | float) and abs(value) < 1e15:
         return value
     text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= _SHOWN_VALUE_CHARS else text[: _SHOWN_VALUE_CHARS - 1] + "…"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def to_json(value: dict[str, Any]) -> bytes:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 MAX_TOPIC_BYTES = 512
 _COMMANDS = ("generate", "cancel")
-_OURS = ("availability", "last", "home")
+_LATEST = "latest_version"
+_OURS = ("availability", "last", "home", _LATEST)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ class Topics:
         return f"{self.base}/{self.node}/home/state"
 
     @property
+    def latest_version(self) -> str:
+        """Where whoever runs the fleet says, retained, which version is the newest; one topic for all."""
+        return f"{self.base}/fleet/{_LATEST}"
+
+    def home_button(self, pin: int) -> str:
+        """Presses of the button at a BCM pin, not retained."""
+        return f"{self.base}/{self.node}/home/button/{pin}"
+
+    @property
     def home_update(self) -> str:
         return f"{self.base}/{self.node}/home/update"
 
@@ -60,6 +70,9 @@ class Topics:
 
     def status(self, job_id: str) -> str:
         return f"{self.base}/{self.node}/job/{job_id}/status"
+
+    def preview(self, job_id: str) -> str:
+        return f"{self.base}/{self.node}/job/{job_id}/preview"
 
     def response_problem(self, topic: str) -> str | None:
         """What is wrong with a Response Topic that a sender asks for; None when it is allowed.
@@ -75,5 +88,5 @@ class Topics:
         if not topic.startswith(f"{self.base}/"):
             return f"must be below {self.base}/"
         if levels[-1] in _COMMANDS or any(level in _OURS for level in levels):
-            return "must not be a command, availability, last/... or home/... topic of a device"
+            return "must not be a command, availability, last/..., home/... or latest_version topic"
         return None

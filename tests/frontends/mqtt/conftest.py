@@ -13,7 +13,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edgegen.errors import StorageError
-from edgegen.frontends.mqtt import MqttFrontend
+from edgegen.frontends.mqtt import MqttFrontend, Surroundings
 from edgegen.jobs.job import Job, JobRequest
 from edgegen.jobs.outbox import OutboxReader, ResultOutbox
 from edgegen.jobs.queue import JobQueue
@@ -21,6 +21,7 @@ from edgegen.jobs.service import JobService
 from edgegen.settings import LimitSettings, MqttSettings
 from tests.support import WAIT_S, Broker, wait_for
 
+NOTHING_AROUND = Surroundings()
 PICTURE = b"RIFF\x10\x00\x00\x00WEBPVP8 and so on"
 
 
@@ -90,7 +91,9 @@ class Phone:
 class House:
     """A device: a real queue and service behind the MQTT front end, the engine played by the test."""
 
-    def __init__(self, folder: Path, port: int, node: str = "shop", **mqtt: Any):
+    def __init__(
+        self, folder: Path, port: int, node: str = "shop", around: Surroundings = NOTHING_AROUND, **mqtt: Any
+    ):
         self.folder = folder
         settings = MqttSettings(enabled=True, host="127.0.0.1", port=port, keepalive_s=5, **mqtt)
         self.queue = FlakyQueue(folder / "edgegen.db", outbox=ResultOutbox(settings))
@@ -105,6 +108,7 @@ class House:
             self._read_picture,
             OutboxReader(self.queue.database),
             lambda: self.temperature,
+            around,
             redelivery_delay_s=0.2,
         )
         self.frontend.start()

@@ -1,7 +1,9 @@
 """The discovery payload against what Home Assistant's MQTT integration takes.
 
-The tables are the schemas of its Core 2025.10 and later: unknown keys are dropped there without a word, so
-here they are errors.
+The tables are the schemas of github.com/home-assistant/core, homeassistant/components/mqtt:
+MQTT_ENTITY_COMMON_SCHEMA and DEVICE_DISCOVERY_SCHEMA of schemas.py (2026: with `default_entity_id`, without
+`object_id`) and DISCOVERY_SCHEMA of text.py, select.py, button.py, number.py, sensor.py, image.py, event.py
+and update.py. Unknown keys are dropped there without a word (extra=REMOVE_EXTRA), so here they are errors.
 """
 
 from __future__ import annotations
@@ -21,14 +23,18 @@ REQUIRED = {
     "number": {"command_topic"},
     "sensor": {"state_topic"},
     "update": {"state_topic"},
+    "select": {"command_topic", "options"},
+    "event": {"state_topic", "event_types"},
 }
 OPTIONAL = {
     "image": {"content_type"},
     "text": {"state_topic", "value_template", "min", "max", "mode", "pattern"},
-    "button": {"payload_press", "device_class"},
+    "button": {"payload_press", "device_class", "command_template"},
+    "select": {"state_topic", "value_template", "command_template"},
+    "event": {"value_template", "device_class"},
     "number": {"state_topic", "value_template", "min", "max", "step", "mode", "unit_of_measurement"},
     "sensor": {"value_template", "unit_of_measurement", "device_class", "state_class"},
-    "update": {"value_template", "title", "device_class"},
+    "update": {"value_template", "title", "device_class", "latest_version_topic", "latest_version_template"},
 }
 ROOT = {"device", "origin", "components", "availability_topic", "qos"}
 DEVICE = {"identifiers", "name", "manufacturer", "model", "sw_version"}
@@ -37,7 +43,7 @@ TOPICS = Topics("edgegen", "Kitchen-2")
 
 @pytest.fixture(params=[True, False])
 def payload(request) -> dict:
-    return discovery(TOPICS, "1.2.3", "image/webp", 100, 1000, has_temperature=request.param)
+    return discovery(TOPICS, "1.2.3", "image/webp", 100, 1000, request.param, ["ink"], [17, 22])
 
 
 def test_the_device_and_its_origin_are_named(payload):
@@ -73,6 +79,9 @@ def test_all_entities_are_there(payload):
         "eta_s": "sensor",
         "last_error": "sensor",
         "update": "update",
+        "style": "select",
+        "button_17": "event",
+        "button_22": "event",
         **temperature,
     }
 
@@ -84,8 +93,25 @@ def test_limits_and_places(payload):
     assert parts["image"]["image_topic"] == TOPICS.last_image
     assert parts["image"]["content_type"] == "image/webp"
     topics = [part["command_topic"] for part in parts.values() if "command_topic" in part]
-    assert len(set(topics)) == 4
+    assert len(set(topics)) == 5
     assert all(TOPICS.response_problem(topic) for topic in topics), "an answer must not press a button"
+
+
+def test_styles_and_buttons(payload):
+    parts = payload["components"]
+    assert parts["style"]["options"] == ["No style", "ink"]
+    assert "none" not in map(str.lower, parts["style"]["options"]), "select.py takes that state for unknown"
+    assert parts["button_17"]["event_types"] == ["press", "hold"]
+    assert parts["button_17"]["device_class"] == "button"  # EventDeviceClass: doorbell, button, motion
+    assert parts["button_17"]["state_topic"] == "edgegen/Kitchen-2/home/button/17"
+    assert parts["update"]["latest_version_topic"] == "edgegen/fleet/latest_version"
+    assert TOPICS.response_problem("edgegen/fleet/latest_version"), "an answer must not tell versions"
+
+
+def test_a_button_that_is_gone_is_removed():
+    parts = discovery(TOPICS, "1", "image/png", 8, 40, False, (), (17,), {22})["components"]
+    assert parts["button_22"] == {"platform": "event"}, "a platform alone removes, says the documentation"
+    assert parts["button_17"].keys() > {"platform"}
 
 
 def test_a_shorter_limit_of_ours_wins():

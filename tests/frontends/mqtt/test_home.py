@@ -6,7 +6,11 @@ import json
 
 import pytest
 
+from edgegen import __version__
+from edgegen.frontends.mqtt import Surroundings
 from edgegen.jobs.job import JobState
+from edgegen.jobs.presses import Press, Presses
+from edgegen.settings import StyleSettings
 from tests.support import wait_for
 
 CONFIG = "homeassistant/device/edgegen_shop/config"
@@ -36,9 +40,11 @@ def wait_state(assistant, **wanted) -> dict:
     return state(assistant)
 
 
-def press(assistant, key: str) -> None:
+def press(assistant, key: str, at: float | None = None) -> None:
+    """As Home Assistant does; with the moment that its template adds, if one is given."""
     part = parts(assistant)[key]
-    assistant.send(part["command_topic"], part["payload_press"])
+    assert part["command_template"] == "{{ value }} {{ now().timestamp() }}"
+    assistant.send(part["command_topic"], part["payload_press"] if at is None else f"PRESS {at}")
 
 
 def set_to(assistant, key: str, value: str) -> None:
@@ -50,9 +56,10 @@ def test_discovery_and_state_are_retained(assistant):
     told = wait_state(assistant, queue=0)
     assert told == {
         "prompt": "", "steps": None, "queue": 0, "eta_s": None, "last_error": None, "temperature": 51.5,
+        "style": "No style",
     }  # fmt: skip
     version = json.loads(assistant.on("edgegen/shop/home/update")[0].payload)
-    assert version["installed_version"] == version["latest_version"]
+    assert version == {"installed_version": __version__}, "which version is the newest, nobody here can know"
     topics = {part.get("state_topic") for part in parts(assistant).values()} - {None}
     assert topics == {STATE, "edgegen/shop/home/update"}
     for part in parts(assistant).values():
@@ -85,9 +92,63 @@ def test_cancel_takes_the_next_job(assistant, house):
     assert [job.state for job in house.service.jobs()] == [JobState.CANCELLED]
 
 
+def test_a_press_that_is_delivered_twice_counts_once(assistant, house):
+    set_to(assistant, "prompt", "a red apple")
+    for at in (1732498273.25, 1732498273.25, 1732498274.5):
+        press(assistant, "generate", at)
+    wait_state(assistant, queue=2)
+    for at in (1732498280.25, 1732498280.25):
+        press(assistant, "cancel", at)
+    set_to(assistant, "prompt", "settled")
+    wait_state(assistant, prompt="settled", queue=1)
+
+
+def test_a_style_is_added_to_the_prompt_and_outlives_a_restart(broker, make_house, make_phone):
+    styles = (StyleSettings(name="ink", suffix="ink drawing", negative_prompt="colour"),)
+    house = make_house(broker.port, around=Surroundings(styles))
+    assistant = make_phone(broker.port)
+    assistant.follow("homeassistant/#")
+    wait_for(lambda: assistant.on(CONFIG), "the device is announced")
+    assert parts(assistant)["style"]["options"] == ["No style", "ink"]
+    set_to(assistant, "prompt", "a cat")
+    set_to(assistant, "style", "oil")
+    wait_for(lambda: "is none of: No style, ink" in (state(assistant)["last_error"] or ""), "the refusal")
+    set_to(assistant, "style", "ink")
+    wait_state(assistant, style="ink")
+    press(assistant, "generate")
+    wait_state(assistant, queue=1)
+    (job,) = house.service.jobs()
+    assert (job.request.prompt, job.request.negative_prompt) == ("a cat, ink drawing", "colour")
+    house.close()
+    make_house(broker.port)  # the style is no longer configured
+    wait_state(assistant, style="No style", prompt="a cat")
+
+
+def test_presses_of_real_buttons_are_events(broker, make_house, make_phone):
+    presses = Presses()
+    house = make_house(broker.port, around=Surroundings((), (17, 22), presses))
+    assistant = make_phone(broker.port)
+    assistant.follow("homeassistant/#")
+    wait_for(lambda: assistant.on(CONFIG), "the device is announced")
+    topic = parts(assistant)["button_17"]["state_topic"]
+    presses.tell(Press(17, "press"))
+    presses.tell(Press(17, "hold"))
+    wait_for(lambda: len(assistant.on(topic)) == 2, "both events")
+    heard = assistant.on(topic)
+    assert [json.loads(m.payload) for m in heard] == [{"event_type": "press"}, {"event_type": "hold"}]
+    assert not any(m.retain for m in heard)
+    house.close()
+    presses.tell(Press(17, "press"))  # nobody listens any more, and nothing breaks
+    make_house(broker.port, around=Surroundings((), (17,), presses))
+    wait_for(
+        lambda: parts(assistant)["button_22"] == {"platform": "event"}, "the button that went is removed"
+    )
+
+
 @pytest.mark.parametrize(
     ("key", "value", "why"),
     [
+        ("generate", "x" * 201, "a press has 201 bytes"),
         ("prompt", "x" * 256, "has 256 characters; at most 255"),
         ("steps", "0", "must be a whole number from 1 to 100"),
         ("steps", "2.5", "must be a whole number"),

@@ -9,7 +9,7 @@ from edgegen.jobs.diskspace import DiskReserve
 from edgegen.jobs.job import JobState
 from edgegen.settings import GallerySettings
 from tests.frontends.mqtt.conftest import PICTURE
-from tests.support import wait_for
+from tests.support import text_to_image_graph, wait_for
 
 GENERATE = "edgegen/shop/generate"
 
@@ -78,6 +78,42 @@ def test_bad_commands_are_rejected_with_a_reason(house, phone, payload, code, fi
     if field:
         assert status["problems"][0]["field"] == field
     assert house.service.jobs() == []
+
+
+def test_a_workflow_becomes_a_job_named_in_its_messages(house, phone):
+    phone.send(GENERATE, {"id": "w1", "workflow": text_to_image_graph(), "inputs": {"3.steps": 4}})
+    phone.wait_status(id="w1", state="queued")
+    request = house.service.job("w1").request
+    assert json.loads(request.workflow) == text_to_image_graph(steps=4)
+    house.run_next()
+    phone.wait_status(id="w1", state="done")
+    wait_for(lambda: phone.on("edgegen/shop/last/meta"), "last/meta")
+    assert json.loads(phone.on("edgegen/shop/last/meta")[-1].payload)["workflow"] == "inline"
+
+
+def test_a_wrong_workflow_is_rejected_at_the_door_with_comfyuis_node_errors(house, phone):
+    broken = text_to_image_graph("x" * 5000, steps=0, sampler_name="eulr")
+    phone.send(GENERATE, {"id": "w1", "workflow": broken, "transaction": "t1"})
+    status = phone.wait_status(id="w1", state="rejected")
+    assert (status["code"], status["transaction"]) == ("bad_workflow", "t1")
+    assert "node 3 (KSampler) steps: 0 is too small; allowed are 1 to 10000" in status["reason"]
+    assert [p["message"][:8] for p in status["problems"]] == ["node 3 (", "node 3 (", "node 6 ("]
+    kinds = {node: [e["type"] for e in told["errors"]] for node, told in status["node_errors"].items()}
+    assert kinds == {
+        "3": ["value_smaller_than_min", "value_not_in_list"],
+        "6": ["custom_validation_failed"],
+    }
+    shown = status["node_errors"]["6"]["errors"][0]["extra_info"]["received_value"]
+    assert len(shown) == 200
+    assert house.service.jobs() == []
+
+
+def test_a_rejection_of_hundreds_of_problems_stays_small(house, phone):
+    nodes = text_to_image_graph()
+    nodes |= {f"s{n}": {"class_type": "SaveImage", "inputs": {}} for n in range(400)}
+    phone.send(GENERATE, {"id": "w1", "workflow": nodes})
+    status = phone.wait_status(id="w1", state="rejected")
+    assert (len(status["problems"]), len(status["reason"])) == (50, 2000)
 
 
 def test_a_rejection_answers_to_the_senders_id(house, phone):
@@ -235,3 +271,25 @@ def test_below_the_disk_reserve_a_new_job_is_refused_and_a_known_one_is_not(hous
     house.run_next()
     phone.wait_status(id="early", state="done")
     assert [status["id"] for status in phone.statuses(state="rejected")] == ["late"]
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_previews_are_published_only_when_asked_for_and_not_retained(broker, make_house, make_phone, is_on):
+    house, phone = make_house(broker.port, previews=is_on), make_phone(broker.port)
+    phone.send(GENERATE, {"id": "a1", "prompt": "a red apple"})
+    phone.wait_status(id="a1", state="queued")
+    house.queue.claim()
+    house.service.report_step("a1", 1, 4)
+    jpeg = b"\xff\xd8\xff and so on"
+    house.service.report_preview("a1", jpeg)
+    house.service.report_step("a1", 4, 4)
+    phone.wait_status(id="a1", step=4)
+    topic = "edgegen/shop/job/a1/preview"
+    if not is_on:
+        assert phone.on(topic) == []
+        return
+    message = phone.wait_message(topic, jpeg)
+    assert (message.retain, message.qos) == (False, 0)
+    assert message.properties.ContentType == "image/jpeg"
+    house.frontend.close()
+    assert house.service.preview_listeners == []

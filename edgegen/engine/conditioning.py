@@ -1,0 +1,73 @@
+"""What the denoiser is told of a picture: encoded words, and for some families their summary and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..diffusion.conditions import size_ids
+
+
+@dataclass(frozen=True)
+class Area:
+    """A rectangle of the picture, in pixels."""
+
+    width: int
+    height: int
+    x: int
+    y: int
+
+    def covers(self, other: Area) -> bool:
+        """Whether the other lies inside."""
+        right, bottom = self.x + self.width, self.y + self.height
+        starts_before = self.x <= other.x and self.y <= other.y
+        return starts_before and right >= other.x + other.width and bottom >= other.y + other.height
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One text as the denoiser reads it.
+
+    Attributes:
+        hidden: (1, tokens, width) float32, a row for each token.
+        pooled: (1, width) float32, the whole text in one row; None for families that do without.
+        time_ids: (1, 6) float32, sizes as `diffusion.conditions.size_ids` has them; None: the picture's own.
+        guidance: (1, dim) float32, the embedded guidance of a distilled model; None for all others.
+        area: what it speaks of; None: the whole picture. strength: how much it counts among others.
+    """
+
+    hidden: np.ndarray
+    pooled: np.ndarray | None = None
+    time_ids: np.ndarray | None = None
+    guidance: np.ndarray | None = None
+    area: Area | None = None
+    strength: float = 1.0
+
+    def zeroed(self) -> Encoding:
+        """The same with nothing said at all: zeros."""
+        pooled = None if self.pooled is None else np.zeros_like(self.pooled)
+        return replace(self, hidden=np.zeros_like(self.hidden), pooled=pooled)
+
+    def feeds(self, width: int, height: int) -> dict[str, np.ndarray]:
+        """What the denoiser's graph takes beside latents and timestep, for a picture of that many pixels."""
+        found = {"encoder_hidden_states": self.hidden}
+        if self.pooled is not None:
+            sizes = size_ids(width, height) if self.time_ids is None else self.time_ids
+            found |= {"text_embeds": self.pooled, "time_ids": sizes}
+        if self.guidance is not None:
+            found["timestep_cond"] = self.guidance
+        return found
+
+
+Conditioning = Sequence[Encoding]
+"""The denoiser's answers to several encodings are averaged."""
+
+
+def feeds_of(encodings: Conditioning, width: int, height: int) -> dict[str, np.ndarray]:
+    """`Encoding.feeds` of several, one row of a batch each."""
+    if len(encodings) == 1:
+        return encodings[0].feeds(width, height)
+    rows = [encoding.feeds(width, height) for encoding in encodings]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

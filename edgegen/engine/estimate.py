@@ -1,0 +1,222 @@
+"""What a workflow costs on this device: seconds by how fast its graphs were before, memory by its packs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..diffusion.schedulers import SCHEDULERS
+from ..errors import BadRequest, OutOfMemory
+from ..pack import Pack
+from ..workflow import CheckedNode, CheckedWorkflow, Link
+from .graphtimes import Pace, pace_key
+from .memorychoice import PROCESS_MB, memory_needs
+from .nodes import LOADERS, NODES
+from .nodes.images import picture_size
+from .workbench import Workbench
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+Size = tuple[int, int, int]  # width and height in pixels, pictures
+
+
+@dataclass(frozen=True)
+class GraphRuns:
+    """A graph of a pack, run with inputs of a size (`HEIGHTxWIDTH`, empty for words)."""
+
+    pack: str
+    role: str
+    size: str
+
+
+@dataclass(frozen=True)
+class SecondsEstimate:
+    """Attributes:
+    seconds: None when something is unknown.
+    note: where it comes from, or what is missing.
+    """
+
+    seconds: float | None
+    note: str
+
+
+def graph_runs(bench: Workbench, checked: CheckedWorkflow) -> Counter[GraphRuns] | None:
+    """How often each graph will run; None when a picture's size shows only while it runs."""
+    sizes: dict[str, Size | None] = {}
+    found: Counter[GraphRuns] = Counter()
+    for node in checked.nodes.values():
+        sizes[node.id] = _size_of(bench, node, sizes)
+        for runs, times in _runs_of(bench, checked, node, sizes):
+            if runs is None:
+                return None
+            found[runs] += times
+    return found
+
+
+def estimate_seconds(runs: Mapping[GraphRuns, int] | None, provider: str, pace: Pace) -> SecondsEstimate:
+    """The runs' seconds together; loading the graphs comes on top."""
+    if runs is None:
+        return SecondsEstimate(None, "its sizes show only while it runs")
+    seconds, scaled = 0.0, False
+    for run, times in runs.items():
+        own, is_scaled = _seconds_a_run(run, provider, pace)
+        if own is None:
+            where = f"{run.role} of pack {run.pack} on provider {provider}"
+            return SecondsEstimate(None, f"this device has not run {where} yet: a first job, or --measure")
+        seconds, scaled = seconds + times * own, scaled or is_scaled
+    how = "from other sizes, by their pixels" if scaled else "as measured on this device"
+    return SecondsEstimate(seconds, f"{how}; loading the graphs comes on top")
+
+
+def measure(bench: Workbench, runs: Mapping[GraphRuns, int]) -> Pace:
+    """Run every graph twice with nothing in it, for how long it takes; loads the packs."""
+    for run in runs:
+        stages = bench.stages(bench.pack_for(run.pack))
+        channels = stages.pack.manifest.latent_channels
+        height, _, width = run.size.partition("x")
+        for _ in range(2):
+            if run.role in TEXT_ENCODERS:
+                stages.words.forget()
+                stages.encode("")
+            elif run.role == "vae_encoder":
+                stages.encode_picture(np.zeros((1, 3, int(height), int(width)), np.float32))
+            else:
+                latents = np.zeros((1, channels, int(height), int(width)), np.float32)
+                if run.role == "unet":
+                    stages.unet(latents, 1.0, stages.encode(""))
+                else:
+                    stages.decode(latents)
+    return bench.pace()
+
+
+def peak_memory(
+    bench: Workbench, packs: Mapping[str, Pack], runs: Mapping[GraphRuns, int] | None
+) -> tuple[int | None, str]:
+    """MB of the whole process, and in which memory mode; (None, why) when it does not fit.
+
+    All packs of a workflow stay loaded at once. Of an unknown size the packs' own is taken.
+    """
+    total, modes = 0, set()
+    for pack in {pack.name: pack for pack in packs.values()}.values():
+        size = _largest(pack, runs)
+        try:
+            mode = bench.memory_of(pack, size).mode.name
+        except OutOfMemory as err:
+            return None, str(err)
+        needs = memory_needs(pack.manifest, size)
+        mb = needs.mb.get(mode, needs.mb[needs.least])
+        total += max(mb - (PROCESS_MB if total else 0), 0)
+        modes.add(f"in memory mode {mode}")
+    return total or None, " and ".join(sorted(modes))
+
+
+def _largest(pack: Pack, runs: Mapping[GraphRuns, int] | None) -> tuple[int, int] | None:
+    """Width and height in pixels of the largest latents that the pack's denoiser sees."""
+    sizes = [run.size for run in runs or () if run.pack == pack.name and run.role == "unet"]
+    if not sizes:
+        return None
+    height, _, width = max(sizes, key=_pixels).partition("x")
+    side = pack.manifest.latent_downscale
+    return int(width) * side, int(height) * side
+
+
+def _seconds_a_run(run: GraphRuns, provider: str, pace: Pace) -> tuple[float | None, bool]:
+    """(seconds, whether they come from another size)."""
+    if (exact := pace.get(pace_key(run.pack, provider, run.role, run.size))) is not None:
+        return exact, False
+    prefix = pace_key(run.pack, provider, run.role, "")
+    others = {
+        key.removeprefix(prefix): s for key, s in pace.items() if key.startswith(prefix) and key != prefix
+    }
+    if not others or not run.size:
+        return None, False
+    nearest = min(others, key=lambda size: abs(_pixels(size) - _pixels(run.size)))
+    return others[nearest] * _pixels(run.size) / _pixels(nearest), True
+
+
+def _pixels(size: str) -> int:
+    height, _, width = size.partition("x")
+    return int(height) * int(width)
+
+
+def _size_of(bench: Workbench, node: CheckedNode, sizes: Mapping[str, Size | None]) -> Size | None:
+    """What a node hands on, in pixels; a node without inputs of a size has none."""
+    values = node.inputs
+    linked = [sizes.get(value.node) for value in values.values() if isinstance(value, Link)]
+    first = next((size for size in linked if size), None)
+    if isinstance(name := values.get("image"), str):
+        try:
+            return (*picture_size(bench, name), 1)
+        except BadRequest:
+            return None
+    width, height, factor = values.get("width"), values.get("height"), values.get("scale_by", 1.0)
+    if isinstance(width, int) and isinstance(height, int) and width and height:
+        return width, height, first[2] if first else int(values.get("batch_size", 1))
+    if first is None or isinstance(width, int) or isinstance(height, int) or isinstance(factor, Link):
+        return first if width == height == 0 else None
+    return round(first[0] * factor), round(first[1] * factor), first[2]
+
+
+def _runs_of(
+    bench: Workbench, checked: CheckedWorkflow, node: CheckedNode, sizes: Mapping[str, Size | None]
+) -> Iterator[tuple[GraphRuns | None, int]]:
+    """(graph, times); (None, 0) for one of unknown size."""
+    if node.class_type.startswith("CLIPTextEncode") and (pack := _pack(bench, checked, node, "clip")):
+        yield from (
+            (GraphRuns(pack.name, role, ""), 1) for role in TEXT_ENCODERS if role in pack.manifest.graphs
+        )
+    for link, source, role in (
+        ("model", "latent_image", "unet"),
+        ("vae", "samples", "vae_decoder"),
+        ("vae", "pixels", "vae_encoder"),
+    ):
+        feed, pack = node.inputs.get(source), _pack(bench, checked, node, link)
+        if pack is None or not isinstance(feed, Link):
+            continue
+        size = sizes.get(feed.node)
+        if size is None or (role == "unet" and "sampler_name" not in node.inputs):
+            yield None, 0  # steps that other nodes make up
+            return
+        side = pack.manifest.latent_downscale
+        width, height = size[0] // side, size[1] // side
+        if role == "vae_encoder":  # what is over a multiple is cut off
+            width, height = width * side, height * side
+        times = _looks(checked, node, pack) if role == "unet" else 1
+        yield GraphRuns(pack.name, role, f"{height}x{width}"), times * size[2]
+
+
+def _looks(checked: CheckedWorkflow, node: CheckedNode, pack: Pack) -> int:
+    """How often a sampler asks the denoiser about one picture."""
+    values = {name: value for name, value in node.inputs.items() if not isinstance(value, Link)}
+    steps = NODES[node.class_type].planned_steps(values)
+    if values.get("denoise", 1.0) <= 0 or steps == 0:
+        return 0
+    twice = SCHEDULERS[values["sampler_name"]].looks_twice
+    looks = 2 * steps - 1 if twice else steps  # the last step goes to zero noise in one look
+    positive = _conditionings(checked, node.inputs.get("positive"))
+    negative = _conditionings(checked, node.inputs.get("negative"))
+    one_pass = values.get("cfg") == 1 or pack.manifest.guidance_embedding_dim
+    return looks * (positive + (0 if one_pass else negative))
+
+
+def _conditionings(checked: CheckedWorkflow, value: Any) -> int:
+    """How many encodings a sampler gets: combining adds them up, all else keeps their number."""
+    if not isinstance(value, Link):
+        return 0
+    node = checked.nodes[value.node]
+    names = ("conditioning_1", "conditioning_2", "conditioning", "conditioning_to")
+    return sum(_conditionings(checked, node.inputs[name]) for name in names if name in node.inputs) or 1
+
+
+def _pack(bench: Workbench, checked: CheckedWorkflow, node: CheckedNode, name: str) -> Pack | None:
+    """The pack behind a link, through whatever hands it on."""
+    link = node.inputs.get(name)
+    while isinstance(link, Link):
+        source = checked.nodes[link.node]
+        if source.class_type in LOADERS:
+            return bench.pack_for(source.inputs[LOADERS[source.class_type]])
+        link = source.inputs.get(name)
+    return None

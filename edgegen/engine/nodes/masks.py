@@ -1,0 +1,49 @@
+"""Painting over a part: masks, 1 where to paint, on pictures and latents."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ...diffusion.masking import grow_mask
+from ...diffusion.resample import resample
+from ...workflow.declare import IMAGE, INT, LATENT, MASK, VAE, Input
+from ..stages import Stages
+from ..workbench import Workbench
+from .base import Latents, Node, refuse
+from .latents import encoded, middle
+
+
+class SetLatentNoiseMask(Node):
+    """Samplers paint the latents where the mask is 1, and keep the rest."""
+
+    INPUTS = {"samples": Input(LATENT), "mask": Input(MASK)}
+    OUTPUTS = (LATENT,)
+
+    def run(self, bench: Workbench, samples: Latents, mask: np.ndarray) -> tuple[Any, ...]:
+        return (replace(samples, mask=mask[:, None]),)
+
+
+class VAEEncodeForInpaint(Node):
+    """A picture to latents, grey where the mask is 1; that is painted, grown by some pixels."""
+
+    INPUTS = {
+        "pixels": Input(IMAGE),
+        "vae": Input(VAE),
+        "mask": Input(MASK),
+        "grow_mask_by": Input(INT, 6, 0, 64),
+    }
+    OUTPUTS = (LATENT,)
+
+    def run(
+        self, bench: Workbench, pixels: np.ndarray, vae: Stages, mask: np.ndarray, grow_mask_by: int
+    ) -> tuple[Any, ...]:
+        side = vae.pack.manifest.latent_downscale
+        height, width = pixels.shape[2:]
+        scaled = np.rint(middle(resample(mask[:, None], width, height, "bilinear"), side))
+        if len(scaled) not in (1, len(pixels)):
+            raise refuse("mask", None, f"{len(scaled)} masks do not fit {len(pixels)} pictures")
+        latents = encoded(vae, middle(pixels, side) * (1 - scaled))
+        return (replace(latents, mask=grow_mask(scaled, grow_mask_by)),)

@@ -1,0 +1,141 @@
+"""Words to encodings: a pack's text encoder, or the two that Stable Diffusion XL has."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from ..diffusion.emphasis import emphasize, weight_problem, weighted_parts
+from ..diffusion.prompt import token_problem
+from ..diffusion.tokenizer import ClipTokenizer
+from ..errors import EngineError
+from ..pack import Manifest, Pack
+from .conditioning import Encoding
+from .session import SessionCache, output_of
+
+PROMPTS_REMEMBERED = 8
+FIRST, SECOND = "text_encoder", "text_encoder_2"
+NUMBERED = "hidden_states."
+
+
+def last_layer_read(manifest: Manifest) -> int:
+    """Which layer's output the text encoders in a pack give, counted from the whole model's end, -1 being the
+    last: Stable Diffusion 2 and XL read the one before, and the graphs end there."""
+    return -2 if SECOND in manifest.graphs or manifest.family == "sd2" else -1
+
+
+class Words:
+    """A pack's text encoders. Graphs load when first needed. Not thread-safe.
+
+    Raises:
+        PackError: the tokenizer is altered or not of CLIP type.
+    """
+
+    def __init__(self, pack: Pack, sessions: SessionCache):
+        manifest, path = pack.manifest, pack.verify_tokenizer()
+        length = manifest.tokenizer.max_length
+        self._tokenizer = ClipTokenizer.from_file(path, length)
+        if SECOND not in manifest.graphs:
+            self._towers = [_Tower(FIRST, self._tokenizer, sessions, _last_layer)]
+            return
+        pad_id = manifest.tokenizer_2.pad_token_id if manifest.tokenizer_2 else None
+        padded = ClipTokenizer.from_file(path, length, pad_id)
+        first = _Tower(FIRST, self._tokenizer, sessions, _last_but_one)
+        self._towers = [first, _Tower(SECOND, padded, sessions, _last_but_one, "text_embeds")]
+
+    @property
+    def encoders(self) -> int:
+        """How many text encoders read each prompt: 1, or 2."""
+        return len(self._towers)
+
+    def problem(self, text: str) -> str | None:
+        """Why a text cannot be read: too many tokens, or weights beyond all sense; None if it can."""
+        return weight_problem(text) or token_problem(text, self._tokenizer)
+
+    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """Each text read by every encoder; one encoder after the other, so that each loads but once."""
+        return self.encode_each([(text,) * self.encoders for text in texts])
+
+    def encode_each(self, prompts: Sequence[tuple[str, ...]]) -> list[Encoding]:
+        """The same for prompts that say something of its own to every encoder."""
+        by_tower = [[tower.read(prompt[k]) for prompt in prompts] for k, tower in enumerate(self._towers)]
+        return [_joined(read) for read in zip(*by_tower, strict=True)]
+
+    def forget(self) -> None:
+        """Drop what is remembered; safe to call twice."""
+        for tower in self._towers:
+            tower.forget()
+
+
+class _Tower:
+    """One text encoder; remembers recent texts, and the empty one always.
+
+    Args:
+        rows: which of the graph's outputs has a row for each token.
+        summary: the output that sums the whole text up, where there is one.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        tokenizer: ClipTokenizer,
+        sessions: SessionCache,
+        rows: Callable[[Iterable[str]], str],
+        summary: str | None = None,
+    ):
+        self._role = role
+        self._tokenizer = tokenizer
+        self._sessions = sessions
+        self._rows = rows
+        self._summary = summary
+        self._remembered: OrderedDict[str, Encoding] = OrderedDict()
+        self._empty: Encoding | None = None
+
+    def read(self, text: str) -> Encoding:
+        """Weights applied to the tokens' rows."""
+        if not text:
+            self._empty = self._empty or self._look("")
+            return self._empty
+        if text not in self._remembered:
+            self._remembered[text] = self._look(text)
+        self._remembered.move_to_end(text)
+        while len(self._remembered) > PROMPTS_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return self._remembered[text]
+
+    def forget(self) -> None:
+        self._remembered.clear()
+        self._empty = None
+
+    def _look(self, text: str) -> Encoding:
+        ids, weights = self._tokenizer.encode_weighted(weighted_parts(text))
+        out = self._sessions.get(self._role).run({"input_ids": ids})
+        hidden = output_of(out, self._rows(out), self._role)
+        if (weights != 1).any():
+            hidden = emphasize(hidden, self.read("").hidden, weights)
+        return Encoding(hidden, output_of(out, self._summary, self._role) if self._summary else None)
+
+
+def _last_layer(outputs: Iterable[str]) -> str:  # noqa: ARG001 (as the other)
+    """Normalized, as Stable Diffusion 1 and 2 take it."""
+    return "last_hidden_state"
+
+
+def _last_but_one(outputs: Iterable[str]) -> str:
+    """Not normalized, as Stable Diffusion XL takes it: `hidden_states`. Optimum's exports name every layer's
+    output, from `hidden_states.0`, the embedding, on."""
+    numbers = [name.removeprefix(NUMBERED) for name in outputs if name.startswith(NUMBERED)]
+    layers = [int(number) for number in numbers if number.isdecimal()]
+    return f"{NUMBERED}{max(layers) - 1}" if layers else "hidden_states"
+
+
+def _joined(read: Sequence[Encoding]) -> Encoding:
+    """The encoders' rows side by side, and the last one's summary. Raises EngineError: rows do not pair."""
+    if len(read) == 1:
+        return read[0]
+    if len({encoding.hidden.shape[:2] for encoding in read}) > 1:
+        shapes = " and ".join(str(encoding.hidden.shape) for encoding in read)
+        raise EngineError(f"graphs {FIRST} and {SECOND} give {shapes}, which do not fit side by side")
+    return Encoding(np.concatenate([encoding.hidden for encoding in read], axis=-1), read[-1].pooled)
