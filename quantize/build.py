@@ -138,7 +138,8 @@ class _Builder:
     def build(self) -> Manifest:
         self.progress.expect(expected_stages(self.roles, self.options.precision, self.options.evaluate))
         self.progress.begin("read source")
-        self._digest = source_digest(self.source.folder)
+        tokenizers = [path for path in (self.source.tokenizer, self.source.tokenizer_2) if path]
+        self._digest = [source_digest(path) for path in (self.source.folder, *tokenizers)]
         for role in self.roles:
             self._make_float(role)
         self.plan = plan = self._make_plan()
@@ -155,10 +156,9 @@ class _Builder:
 
     def _make_float(self, role: str) -> None:
         graph = self.float_graphs[role]
-        hints = self.options.hints
         inputs = {
             "source": self._digest,
-            "hints": [hints.prediction, hints.turbo],
+            "configs": self.source.configs,  # of a single file they hang on the command's flags
             "versions": _versions(),
             "role": role,
             "without": self.options.without_rules,
