@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import gc
 import math
 import platform
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,26 +15,31 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+import transformers
 
 from edgegen import __version__
-from edgegen.errors import StorageError
 from edgegen.pack import GraphEntry, Manifest, SecondTokenizer, TokenizerEntry, file_entry, write_manifest
 
 from . import evaluate as ev
-from .calibrate import Recorder, record_runs
+from .calibrate import Recorder, Records, observations, record_runs
 from .convert import Int8Converter, Int8Options
 from .cut import HEAD, TAIL, cut_decoder
 from .defaults import PackDefaults, default_settings, default_sizes, pack_name, read_defaults
 from .export import export
 from .fp16 import convert_fp16
-from .graphs import load_graph, save_graph
+from .graphs import graph_bytes, layers, load_graph, save_graph
+from .original import Hints
+from .plan import Plan, make_plan
 from .preview import fit_latent_rgb
+from .progress import Progress
 from .ram import measure_needs
 from .report.make import attach, empty_report, with_costs, with_pictures
 from .rewrites import stamp
 from .runner import Recipe, Runner
-from .source import Source, open_source
+from .source import NO_HINTS, Source, open_source
+from .stages import counter, expected_stages
 from .vocabulary import second_padding, write_tokenizer
+from .work import Work, source_digest, work_folder
 
 Precision = Literal["fp32", "fp16", "int8"]
 EVALUATION_RECORDS = 16
@@ -45,7 +48,13 @@ EVALUATION_SEED = 900_000  # far from the calibration's
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build and how to judge it. `samples`: recorded inputs kept per graph."""
+    """What to build and how to judge it.
+
+    Attributes:
+        samples: recorded inputs kept per graph.
+        fresh: take nothing over from a build that was cut off.
+        budget_s: what recording and judging may cost, as `plan` reckons it.
+    """
 
     precision: Precision = "int8"
     name: str | None = None
@@ -60,47 +69,31 @@ class BuildOptions:
     with_encoder: bool = False
     sheet: Path | None = None
     int8: Int8Options = field(default_factory=Int8Options)
+    hints: Hints = NO_HINTS
     force: bool = False
+    fresh: bool = False
+    budget_s: float = 480.0
 
 
-Say = Callable[[str], None]
-
-
-def build_pack(folder: Path, out: Path, options: BuildOptions, say: Say = print) -> Manifest:
-    """Build a pack; nothing appears at `out` before all of it is done.
+def build_pack(folder: Path, out: Path, options: BuildOptions, progress: Progress | None = None) -> Manifest:
+    """Build a pack; nothing appears at `out` before all of it is done. Cut off, the same call goes on.
 
     Args:
-        folder: diffusers checkpoint.
+        folder: the checkpoint, see `source.open_source`.
         out: the pack's folder, in a folder that exists.
+        progress: told what happens; None: nobody is.
     Raises:
         SourceError: the checkpoint cannot be read. StorageError: `out` exists, or cannot be written.
     """
-    source = open_source(folder)
+    source = open_source(folder, options.hints)
     given = _with_flags(read_defaults(folder), options)
-    with staging(out, options.force) as stage:
-        builder = _Builder(source, given, options, stage, say)
-        return builder.build()
-
-
-@contextlib.contextmanager
-def staging(out: Path, force: bool) -> Iterator[Path]:
-    """A folder beside `out` with `pack/` in it, which becomes `out` when the block ends well."""
-    if out.exists() and not force:
-        raise StorageError(f"{out} exists; give another -o, or --force to replace it")
-    if not out.absolute().parent.is_dir():
-        raise StorageError(f"{out.absolute().parent} is no folder; make it first")
-    try:
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
-    except OSError as err:
-        raise StorageError(f"cannot write beside {out}: {err.strerror}") from err
-    try:
-        (stage / "pack").mkdir()
-        yield stage
-        if out.exists():
-            out.rename(stage / "replaced")
-        (stage / "pack").rename(out)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+    progress = progress or Progress("quiet")
+    transformers.utils.logging.disable_progress_bar()  # there is one overall progress
+    with work_folder(out, options.force, options.fresh) as work:
+        work.told = progress.begin
+        manifest = _Builder(source, given, options, work, progress).build()
+        progress.finish()
+    return manifest
 
 
 def _with_flags(given: PackDefaults, options: BuildOptions) -> PackDefaults:
@@ -114,70 +107,121 @@ def _with_flags(given: PackDefaults, options: BuildOptions) -> PackDefaults:
 
 
 class _Builder:
-    """One build, in its staging folder: float32 graphs in `fp32/`, the pack in `pack/`."""
+    """One build, in its work folder: float32 graphs in `fp32/`, the pack in `pack/`."""
 
-    def __init__(self, source: Source, given: PackDefaults, options: BuildOptions, stage: Path, say: Say):
-        self.source, self.given, self.options, self.say = source, given, options, say
-        self.stage, self.pack = stage, stage / "pack"
+    def __init__(
+        self, source: Source, given: PackDefaults, options: BuildOptions, work: Work, progress: Progress
+    ):
+        self.source, self.given, self.options = source, given, options
+        self.work, self.progress, self.say = work, progress, progress.say
+        self.stage, self.pack = work.folder, work.folder / "pack"
         self.roles = (*source.roles, "vae_encoder") if options.with_encoder else source.roles
-        self.float_graphs = {role: stage / "fp32" / role / "model.onnx" for role in self.roles}
+        self.float_graphs = {role: self.stage / "fp32" / role / "model.onnx" for role in self.roles}
         self.graphs = {role: self.pack / role / "model.onnx" for role in self.roles}
         self.reports: dict[str, dict[str, Any]] = {}
-        self.is_cut = False
         self.export_errors: dict[str, float] = {}
-        write_tokenizer(source.tokenizer, self.pack / "tokenizer.json")
-        padding = second_padding(source.tokenizer, source.tokenizer_2) if source.is_sdxl else None
-        self.tokenizer_2 = None if padding is None else SecondTokenizer(pad_token_id=padding)
+        self.is_cut = False
+        self.plan: Plan | None = None
+        write_tokenizer(source.tokenizer, self.pack / "tokenizer.json", source.pad_token)
+        self.tokenizer_2 = _second_tokenizer(source)
 
     def build(self) -> Manifest:
+        self.progress.expect(expected_stages(self.roles, self.options.precision, self.options.evaluate))
+        self.progress.begin("read source")
+        self._digest = source_digest(self.source.folder)
         for role in self.roles:
-            error = self.export_errors[role] = export(self.source, role, self.float_graphs[role])
-            self.say(f"exported {role}: within {error:.1e} of torch")
-        self._convert()
+            self._export(role)
+        self.plan = plan = self._make_plan()
+        self._convert(plan)
+        self.is_cut = cut_decoder(self.graphs["vae_decoder"])
         manifest = self._manifest({}, 0)
         self.report = empty_report(self.export_errors)
         if self.options.evaluate:
             write_manifest(self.pack, manifest)
-            manifest = self._evaluated(manifest)
+            manifest = self._evaluated(manifest, plan)
         manifest = attach(self.pack, manifest, self.report)
         write_manifest(self.pack, manifest)
         return manifest
 
-    def _convert(self) -> None:
-        if self.options.precision == "int8":
-            self._convert_int8()
-        for role in self.roles:
-            if self.options.precision == "fp16":
-                convert_fp16(self.float_graphs[role], self.graphs[role], __version__)
-            elif self.options.precision == "fp32":
-                _copy_stamped(self.float_graphs[role], self.graphs[role])
-            onnx.checker.check_model(str(self.graphs[role]))
-        self.is_cut = cut_decoder(self.graphs["vae_decoder"])
+    def _export(self, role: str) -> None:
+        graph = self.float_graphs[role]
+        inputs = {"source": self._digest, "versions": _versions(), "role": role}
 
-    def _convert_int8(self) -> None:
-        recorder = self._record(
-            "calibration", self.options.calibration_prompts, self.options.seed, self.options.samples
+        def make() -> float:
+            error = export(self.source, role, graph)
+            self.say(f"exported {role}: within {error:.1e} of torch")
+            return error
+
+        self.export_errors[role] = self.work.step(f"export {role}", inputs, [graph.parent], make)
+
+    def _make_plan(self) -> Plan:
+        sizes = {role: graph_bytes(path) for role, path in self.float_graphs.items()}
+        o = self.options
+        plan = make_plan(
+            sizes,
+            self._recipe(),
+            len(layers(load_graph(self.float_graphs["unet"], weights=False))),
+            len(o.calibration_prompts),
+            len(o.evaluation_prompts),
+            o.budget_s,
         )
-        for role in self.roles:
-            records = recorder.records(role)
-            work = self.stage / "ranges" / role
-            converter = Int8Converter(self.float_graphs[role], records, self.options.int8, work, __version__)
-            report = converter.convert(role, self.graphs[role])
-            self.reports[role] = {"calibration_records": len(records), **report.as_json()}
-            kept = f", {len(report.float_layers)} layers kept float" if report.float_layers else ""
-            missed = (
-                "" if report.sqnr_db >= report.target_sqnr_db else f" (target {report.target_sqnr_db} missed)"
+        asked = len(o.calibration_prompts), len(o.evaluation_prompts)
+        if (plan.recording_pictures, plan.drawing_pictures) != asked and o.precision == "int8":
+            self.say(
+                f"within {o.budget_s / 60:g} minutes: recording {plan.recording_pictures} pictures of "
+                f"{plan.recording_steps} steps, comparing {plan.drawing_pictures} of {plan.drawing_steps} "
+                "(--budget gives more)"
             )
-            self.say(f"quantized {role}: {report.sqnr_db:.1f} dB{missed}{kept}")
-            del converter
-            gc.collect()
+        return plan
 
-    def _record(self, label: str, prompts: Sequence[str], seed: int, limit: int) -> Recorder:
-        graphs = {role: self.float_graphs[role] for role in self.source.roles}
-        recipe = self._recipe()
-        return record_runs(
-            graphs, recipe, prompts, seed, self.stage / label, limit, encoder=self.options.with_encoder
+    def _convert(self, plan: Plan) -> None:
+        if self.options.precision == "int8":
+            self._record(plan)
+        for role in self.roles:
+            step = f"{'quantize' if self.options.precision == 'int8' else 'convert'} {role}"
+            inputs = _converting(self.options)
+            make = functools.partial(self._convert_one, role, plan)
+            self.reports[role] = self.work.step(step, inputs, [self.graphs[role].parent], make)
+
+    def _convert_one(self, role: str, plan: Plan) -> dict[str, Any]:
+        """The report of a role's graph, which is then in the pack; empty when not INT8."""
+        report: dict[str, Any] = {}
+        if self.options.precision == "int8":
+            report = self._convert_int8(role, plan)
+        elif self.options.precision == "fp16":
+            convert_fp16(self.float_graphs[role], self.graphs[role], __version__)
+        else:
+            _copy_stamped(self.float_graphs[role], self.graphs[role])
+        onnx.checker.check_model(str(self.graphs[role]))
+        return report
+
+    def _convert_int8(self, role: str, plan: Plan) -> dict[str, Any]:
+        recorded, o = self.stage / "calibration", self.options
+        records, seen = Records.of(recorded, role), observations(recorded, role)
+        graph = self.float_graphs[role]
+        converter = Int8Converter(graph, records, seen, o.int8, __version__, plan.probes, plan.crop)
+        report = converter.convert(role, self.graphs[role])
+        kept = f", {len(report.float_layers)} layers kept float" if report.float_layers else ""
+        missed = (
+            "" if report.sqnr_db >= report.target_sqnr_db else f" (target {report.target_sqnr_db} missed)"
         )
+        self.say(f"quantized {role}: {report.sqnr_db:.1f} dB{missed}{kept}")
+        del converter
+        gc.collect()
+        return {"calibration_records": len(records), **report.as_json()}
+
+    def _record(self, plan: Plan) -> None:
+        o, folder = self.options, self.stage / "calibration"
+        recipe = replace(self._recipe(), steps=plan.recording_steps)
+        prompts = list(o.calibration_prompts)[: plan.recording_pictures]
+        inputs = [prompts, o.seed, o.samples, {**asdict(recipe), "tokenizer": ""}]
+
+        def make() -> None:
+            steps = 2 * recipe.steps * len(prompts)
+            advance = counter(self.progress, steps if recipe.guidance != 1 else steps // 2)
+            record_runs(self.float_graphs, recipe, prompts, o.seed, folder, o.samples, advance)
+
+        self.work.step("record", inputs, [folder], make)
 
     def _recipe(self) -> Recipe:
         return Recipe.of_manifest(self._manifest({}, 0, entries=False), self.pack / "tokenizer.json")
@@ -240,53 +284,70 @@ class _Builder:
             "torch": torch.__version__.split("+")[0],
             "onnx": onnx.__version__,
         }
-        if o.precision == "int8":
+        if o.precision == "int8" and self.plan:
             how["calibration"] = {
                 "method": o.int8.method,
-                "pictures": len(o.calibration_prompts),
+                "pictures": self.plan.recording_pictures,
+                "steps": self.plan.recording_steps,
                 "seed": o.seed,
                 "keep_float": list(o.int8.keep_float),
             }
         return how
 
-    def _evaluated(self, manifest: Manifest) -> Manifest:
+    def _evaluated(self, manifest: Manifest, plan: Plan) -> Manifest:
         """The manifest with its evaluation; the reference is this build's own float32 graphs."""
-        prompts, recipe = self.options.evaluation_prompts, self._recipe()
-        recorder = Recorder(self.stage / "evaluation", EVALUATION_RECORDS)
-        references = {role: self.float_graphs[role] for role in self.source.roles}
-        wanted = ev.make_pictures(
-            Runner(references, recipe, observer=recorder), prompts, EVALUATION_SEED, "fp32"
-        )
-        gc.collect()
-        graphs = {role: self.graphs[role] for role in self.source.roles}
-        got = ev.make_pictures(Runner(graphs, recipe), prompts, EVALUATION_SEED, self.options.precision)
+        prompts = list(self.options.evaluation_prompts)[: plan.drawing_pictures]
+        recipe = replace(self._recipe(), steps=plan.drawing_steps)
+        recorder = Recorder(self.stage / "evaluation", EVALUATION_RECORDS, hold_out=False)
+        wanted = self._drawn("float", self.float_graphs, recipe, prompts, recorder)
+        got = self._drawn("pack", self.graphs, recipe, prompts)
+        self.progress.begin("measure")
         if self.options.sheet:
             ev.contact_sheet(wanted, got, self.options.sheet)
-        records = {role: recorder.records(role) for role in self.roles}
+        records = {role: Records.of(self.stage / "evaluation", role) for role in self.roles}
         self.report = with_pictures(self.report, prompts, EVALUATION_SEED, wanted, got)
         self.report = with_costs(self.report, self.float_graphs, self.graphs, records)
-        cost = ev.measure_cost(self.pack, prompts[0])
+        cost = ev.measure_cost(self.pack, prompts[0], timed_steps=plan.timed_steps)
         needs, memory = measure_needs(self.pack, prompts[0])
-        result = {**self._result(wanted, got, recorder, cost, recipe), "memory": memory}
+        result = {**self._result(wanted, got, cost, recipe), "memory": memory}
         found = {"evaluation": result, "min_ram_mb": math.ceil(cost.peak_mb), "ram_mb": needs}
         decoder, decoded = self.float_graphs["vae_decoder"], records["vae_decoder"]
         found["latent_rgb"] = fit_latent_rgb(decoder, decoded, manifest.latent_scale)
         return Manifest.model_validate(manifest.model_copy(update=found))
 
+    def _drawn(
+        self,
+        which: str,
+        graphs: dict[str, Path],
+        recipe: Recipe,
+        prompts: Sequence[str],
+        recorder: Recorder | None = None,
+    ) -> list[np.ndarray]:
+        """The pictures by which pack and float are compared; what the float graphs gave is recorded."""
+        file, records = self.stage / f"pictures-{which}.npy", self.stage / "evaluation"
+
+        def make() -> None:
+            runner = Runner({role: graphs[role] for role in self.source.roles}, recipe, observer=recorder)
+            advance = counter(self.progress, len(prompts))
+            np.save(file, np.array(ev.make_pictures(runner, prompts, EVALUATION_SEED, advance)))
+            gc.collect()
+
+        self.work.step(
+            f"draw {which}", [prompts, recipe.steps], [file, records] if recorder else [file], make
+        )
+        return list(np.load(file))
+
     def _result(
         self,
         wanted: Sequence[np.ndarray],
         got: Sequence[np.ndarray],
-        recorder: Recorder,
         cost: ev.Cost,
         recipe: Recipe,
     ) -> dict[str, Any]:
         graphs = {}
         for role in self.roles:
-            records = recorder.records(role)
-            drift = (
-                ev.graph_drift(self.float_graphs[role], self.graphs[role], records) if len(records) else None
-            )
+            records = Records.of(self.stage / "evaluation", role)
+            drift = ev.graph_drift(self.graphs[role], records) if len(records) else None
             size = sum(path.stat().st_size for path in self.graphs[role].parent.iterdir())
             graphs[role] = {
                 "bytes": size,
@@ -307,6 +368,29 @@ class _Builder:
             "pictures": ev.as_json(ev.picture_drift(wanted, got)),
             "cost": {**ev.as_json(cost), "machine": f"{platform.machine()}, {_cpu_count()} CPUs"},
         }
+
+
+def _second_tokenizer(source: Source) -> SecondTokenizer | None:
+    if not source.is_sdxl:
+        return None
+    padding = second_padding(source.tokenizer, source.tokenizer_2, source.pad_token)
+    return None if padding is None else SecondTokenizer(pad_token_id=padding)
+
+
+def _versions() -> dict[str, str]:
+    """Of all that decides what a graph becomes."""
+    return {
+        "edgegen": __version__,
+        "onnxruntime": onnxruntime.__version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+    }
+
+
+def _converting(options: BuildOptions) -> dict[str, Any]:
+    """Of the options, what converting depends on."""
+    int8 = asdict(options.int8) if options.precision == "int8" else None
+    return {"precision": options.precision, "int8": int8, "budget": options.budget_s}
 
 
 def _copy_stamped(graph: Path, out: Path) -> None:

@@ -1,59 +1,74 @@
-"""Recording what the graphs see along real denoising runs, and the ranges their tensors take."""
+"""Recording what the graphs see along real denoising runs."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
-from onnxruntime.quantization.calibrate import TensorData, TensorsData, create_calibrator
-from tqdm import tqdm
 
 from edgegen.diffusion.pixels import to_model_input
 
-from .graphs import LAYER_OPS
-from .ranges import best_range
+from .observe import Observations, observed_graph
 from .runner import Feeds, Recipe, Runner
 
-Method = Literal["minmax", "percentile", "entropy", "mse"]
-METHODS: dict[str, CalibrationMethod] = {
-    "minmax": CalibrationMethod.MinMax,
-    "percentile": CalibrationMethod.Percentile,
-    "entropy": CalibrationMethod.Entropy,
-    "mse": CalibrationMethod.Percentile,  # for its histograms
-}
-PERCENTILE = 99.999
+HELD_OUT_EVERY = 5  # odd: guidance alternates two kinds of runs, and both must be held out
+_REFERENCE = "reference:"
+_OBSERVATIONS = "observations.npz"
 
 
 class Recorder:
-    """Keeps a uniform sample of the inputs every graph was run with, on disk.
+    """Keeps on disk what graphs were run with and gave, and what their tensors held.
+
+    Every fifth run of a graph is held out: it does not count for the ranges, and the quantized graph is
+    judged by it. Of a graph that ran less than five times the same runs serve both ends.
 
     Args:
         folder: where the records go, one .npz each.
-        limit: records kept per role; beyond it each newcomer replaces a random one with the chance that
-            keeps the sample uniform (Vitter 1985, "Random sampling with a reservoir", algorithm R).
+        limit: held-out runs kept per role; beyond it each newcomer replaces a random one with the chance
+            that keeps the sample uniform (Vitter 1985, "Random sampling with a reservoir", algorithm R).
+        hold_out: False: every run may be kept, and no ranges are found.
     """
 
-    def __init__(self, folder: Path, limit: int, seed: int = 0):
-        self._folder, self._limit = folder, limit
-        self._seen: dict[str, int] = {}
+    def __init__(self, folder: Path, limit: int, seed: int = 0, hold_out: bool = True):
+        self._folder, self._limit, self._hold_out = folder, limit, hold_out
+        self._runs: dict[str, int] = {}
+        self._kept: dict[str, int] = {}
+        self._observations: dict[str, Observations] = {}
         self._rng = np.random.default_rng(seed)
 
-    def __call__(self, role: str, feeds: Feeds) -> None:
+    def __call__(self, role: str, feeds: Feeds, outputs: Feeds) -> None:
         """Observe one run: the signature of `runner.Observer`."""
-        seen = self._seen[role] = self._seen.get(role, 0) + 1
+        run = self._runs[role] = self._runs.get(role, 0) + 1
+        is_held_out = not self._hold_out or run % HELD_OUT_EVERY == 0
+        if not is_held_out:
+            self._observations.setdefault(role, Observations()).add(outputs)
+        if is_held_out or run < HELD_OUT_EVERY:
+            self._keep(role, run, is_held_out, {**feeds, **_reference(outputs)})
+
+    def _keep(self, role: str, run: int, is_held_out: bool, arrays: Feeds) -> None:
+        folder = self._folder / role
+        folder.mkdir(parents=True, exist_ok=True)
+        if not is_held_out:
+            np.savez(folder / f"early-{run}.npz", **arrays)  # type: ignore[arg-type]
+            return
+        for early in folder.glob("early-*.npz"):
+            early.unlink()
+        seen = self._kept[role] = self._kept.get(role, 0) + 1
         place = seen - 1 if seen <= self._limit else int(self._rng.integers(seen))
         if place < self._limit:
-            (self._folder / role).mkdir(parents=True, exist_ok=True)
-            np.savez(self._folder / role / f"{place:06d}.npz", **feeds)  # type: ignore[arg-type]
+            np.savez(folder / f"{place:06d}.npz", **arrays)  # type: ignore[arg-type]
 
-    def records(self, role: str) -> Records:
-        """What was kept of a role."""
-        return Records(sorted((self._folder / role).glob("*.npz")))
+    def save(self) -> None:
+        """Write what the tensors held; the records are written already."""
+        for role, observations in self._observations.items():
+            observations.save(self._folder / role / _OBSERVATIONS)
+
+
+def _reference(outputs: Feeds) -> Feeds:
+    """The graph's first output, under a name no input has."""
+    name, value = next(iter(outputs.items()))
+    return {_REFERENCE + name: value}
 
 
 class Records(Sequence[Feeds]):
@@ -62,6 +77,12 @@ class Records(Sequence[Feeds]):
     def __init__(self, paths: Sequence[Path]):
         self._paths = list(paths)
 
+    @classmethod
+    def of(cls, folder: Path, role: str) -> Records:
+        """What a `Recorder` kept of a role in its folder."""
+        rows = sorted((folder / role).glob("*.npz"))
+        return cls([path for path in rows if path.name != _OBSERVATIONS])
+
     def __len__(self) -> int:
         return len(self._paths)
 
@@ -69,13 +90,27 @@ class Records(Sequence[Feeds]):
         if isinstance(i, slice):
             return Records(self._paths[i])
         with np.load(self._paths[i], allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
+            return {name: data[name] for name in data.files if not name.startswith(_REFERENCE)}
+
+    def reference(self, i: int) -> np.ndarray:
+        """What the float graph gave then: its first output."""
+        with np.load(self._paths[i], allow_pickle=False) as data:
+            return next(data[name] for name in data.files if name.startswith(_REFERENCE))
+
+    def references(self) -> list[np.ndarray]:
+        """Of all records."""
+        return [self.reference(i) for i in range(len(self))]
 
     def spread(self, count: int) -> Records:
         """At most `count` of them, evenly spread."""
         if count >= len(self):
             return self
         return Records([self._paths[i * len(self) // count] for i in range(count)])
+
+
+def observations(folder: Path, role: str) -> Observations:
+    """What a saved `Recorder` saw in a role's tensors."""
+    return Observations.load(folder / role / _OBSERVATIONS)
 
 
 def record_runs(
@@ -85,69 +120,27 @@ def record_runs(
     seed: int,
     folder: Path,
     limit: int,
-    encoder: bool = False,
-) -> Recorder:
-    """Make a picture of every prompt, each with its own seed from `seed` on, recording all inputs.
+    advance: Callable[[], None] = lambda: None,
+) -> None:
+    """Make a picture of every prompt, each with its own seed from `seed` on, recording all runs.
 
     Guidance runs as at run time: both the words and the empty prompt are seen, at all timesteps.
 
     Args:
+        graphs: float graphs; with a `vae_encoder` among them it is given the pictures.
         limit: records kept per graph.
-        encoder: also record the pictures, as what `vae_encoder` will see.
+        advance: called after every run of the denoiser.
     """
     recorder = Recorder(folder, limit, seed)
-    runner = Runner(graphs, recipe, observer=recorder)
-    for i, prompt in enumerate(tqdm(prompts, desc="recording runs", unit="picture", leave=False)):
+
+    def observe(role: str, feeds: Feeds, outputs: Feeds) -> None:
+        recorder(role, feeds, outputs)
+        if role == "unet":
+            advance()
+
+    runner = Runner({role: observed_graph(path) for role, path in graphs.items()}, recipe, observer=observe)
+    for i, prompt in enumerate(prompts):
         pixels = runner.picture(prompt, seed + i)
-        if encoder:
-            recorder("vae_encoder", {"sample": to_model_input(pixels)})
-    return recorder
-
-
-class _Reader(CalibrationDataReader):
-    def __init__(self, records: Records):
-        self._rows: Iterator[Feeds] = iter(records)
-
-    def get_next(self) -> Feeds | None:
-        return next(self._rows, None)
-
-
-def tensor_ranges(graph: Path, records: Records, method: Method, work: Path) -> TensorsData:
-    """Ranges of all activations that enter or leave a layer with weights.
-
-    Args:
-        graph: float graph with annotated types.
-        method: `minmax` takes what was seen; `percentile` leaves out the farthest 0.001 %; `entropy` keeps
-            the most information (Migacz 2017); `mse` makes the mean squared error of 8 bits smallest.
-        work: scratch folder for the instrumented graph.
-    """
-    work.mkdir(parents=True, exist_ok=True)
-    calibrator = create_calibrator(
-        graph,
-        list(LAYER_OPS),
-        augmented_model_path=str(work / "instrumented.onnx"),
-        calibrate_method=METHODS[method],
-        use_external_data_format=True,
-        extra_options=_EXTRA[method],
-    )
-    for i in tqdm(range(len(records)), desc=f"calibrating {graph.parent.name}", leave=False):
-        with contextlib.redirect_stdout(io.StringIO()):  # the calibrators print
-            calibrator.collect_data(_Reader(records[i : i + 1]))  # one by one: all its tensors are in memory
-    if method != "mse":
-        with contextlib.redirect_stdout(io.StringIO()):
-            return calibrator.compute_data()
-    histograms = calibrator.collector.get_histogram_dict()
-    ranges = {name: best_range(h[0], h[1], float(h[2]), float(h[3])) for name, h in histograms.items()}
-    data = {
-        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
-        for name, (low, high) in ranges.items()
-    }
-    return TensorsData(CalibrationMethod.MinMax, data)
-
-
-_EXTRA: dict[str, dict[str, object]] = {
-    "minmax": {},
-    "percentile": {"symmetric": False, "num_bins": 2048, "percentile": PERCENTILE},
-    "entropy": {},
-    "mse": {"symmetric": False, "num_bins": 2048},
-}
+        if "vae_encoder" in graphs:
+            runner.run("vae_encoder", {"sample": to_model_input(pixels)})
+    recorder.save()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import warnings
@@ -14,6 +15,8 @@ from edgegen.errors import EdgegenError
 from edgegen.pack import Manifest, Pack, write_manifest
 
 from . import evaluate as ev
+from .original import Hints
+from .progress import Progress, Style
 from .prompts import calibration_prompts, evaluation_prompts, read_prompts
 from .source import SourceError, open_source
 
@@ -61,6 +64,13 @@ _FILE = click.Path(path_type=Path)
     help="Whose INT8 kernels to favour. any and x86-64: unsigned activations and 7-bit weights, exact also "
     "on CPUs without VNNI. arm64: signed activations, 8-bit weights.",
 )
+@click.option("--tokenizer", type=_FILE, help="For a single file: a folder with CLIP's tokenizer.")
+@click.option(
+    "--prediction",
+    type=click.Choice(["epsilon", "v_prediction"]),
+    help="For a single file of Stable Diffusion 2: what it predicts.",
+)
+@click.option("--turbo", is_flag=True, help="The single file is distilled to few steps without guidance.")
 @click.option("--name", help="Name of the pack (default: from pack_defaults.json, else the folder's).")
 @click.option("--title", help="One line for people.")
 @click.option("--licence", help="Licence of the weights.")
@@ -78,10 +88,10 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option(
     "--calibration",
-    type=click.Choice(["mse", "minmax", "percentile", "entropy"]),
+    type=click.Choice(["mse", "minmax", "percentile", "entropy", "auto"]),
     default="mse",
     show_default=True,
-    help="How activation ranges are chosen from what was recorded.",
+    help="How activation ranges are chosen from what was recorded; auto: try mse, minmax and percentile.",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 800_000), default=0, show_default=True, help="First calibration seed."
@@ -111,19 +121,37 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--sheet", type=_FILE, help="Contact sheet to write: float32 and this pack, side by side (PNG)."
 )
+@click.option(
+    "--budget",
+    type=click.FloatRange(0.5, 10_000),
+    default=8.0,
+    show_default=True,
+    metavar="MINUTES",
+    help="What a full-size model may take on two cores of a PC: fewer pictures are made to record and to "
+    "compare. Small models are done long before.",
+)
+@click.option("--fresh", is_flag=True, help="Take nothing over from a build that was cut off.")
+@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON, one object a line.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 def build(source: Path, output: Path, precision: str, target: str, **flags: Any) -> None:
-    """Build a pack from SOURCE, a diffusers folder.
+    """Build a pack from SOURCE: a diffusers folder, or one .safetensors file.
 
-    SOURCE holds text_encoder/, unet/, vae/, scheduler/ and tokenizer/, with weights as safetensors.
-    pack_defaults.json in it may set name, title, defaults (sampler, steps, guidance, width, height), sizes,
-    licence and provenance.
+    \b
+    A folder holds text_encoder/, unet/, vae/, scheduler/ and tokenizer/ (SDXL also text_encoder_2/).
+    A file is Stable Diffusion 1, 2 or XL whole, as trained; it needs --tokenizer FOLDER.
+    Pickles (.ckpt, .bin, .pt) run code when they are opened and are refused, whatever their name.
+
+    pack_defaults.json in the folder (NAME.pack_defaults.json beside a file) may set name, title, defaults
+    (sampler, steps, guidance, width, height), sizes, licence and provenance.
 
     Every graph is compared with PyTorch after export. For INT8, pictures are made in float32 first and what
     the graphs see is recorded; layers are judged one by one and the few that hurt most stay float. The pack
-    carries its own evaluation. Nothing appears at OUTPUT before all of it is done.
+    carries its own evaluation. Nothing appears at OUTPUT before all of it is done. Cut off, by Ctrl-C or by
+    the power, the same command goes on from the last finished step, kept in OUTPUT.work.
     """
-    open_source(source)  # a wrong source is told at once: importing torch takes seconds
+    hints = Hints(flags["tokenizer"], flags["prediction"], flags["turbo"])
+    open_source(source, hints)  # a wrong source is told at once: importing torch takes seconds
     from .build import BuildOptions, build_pack
     from .convert import TARGET_SQNR_DB, Int8Options
 
@@ -150,12 +178,28 @@ def build(source: Path, output: Path, precision: str, target: str, **flags: Any)
         with_encoder=flags["with_encoder"],
         sheet=flags["sheet"],
         int8=int8,
+        hints=hints,
         force=flags["force"],
+        fresh=flags["fresh"],
+        budget_s=60 * flags["budget"],
     )
-    manifest = build_pack(source, output, options, say=click.echo)
+    style = _style(flags["quiet"], flags["as_json"])
+    manifest = build_pack(source, output, options, Progress(style, sys.stdout if style == "json" else None))
+    if style == "json":
+        click.echo(json.dumps({"event": "pack", "pack": str(output), "evaluation": manifest.evaluation}))
+    if style in ("json", "quiet"):
+        return
     click.echo(f"{output}: {_megabytes(manifest)} MB of {precision}")
     for line in evaluation_lines(manifest):
         click.echo(line)
+
+
+def _style(quiet: bool, as_json: bool) -> Style:
+    if quiet and as_json:
+        raise click.UsageError("--quiet and --json exclude each other")
+    if quiet or as_json:
+        return "quiet" if quiet else "json"
+    return "live" if sys.stderr.isatty() else "lines"
 
 
 def _targets(rows: tuple[str, ...]) -> dict[str, float]:
@@ -212,7 +256,7 @@ def compare(
 
     packs = [Pack.open(pack_a), Pack.open(pack_b)]
     words = read_prompts(prompts) if prompts else evaluation_prompts(count)
-    first, second = (ev.make_pictures(Runner.of_pack(pack), words, seed, pack.name) for pack in packs)
+    first, second = (ev.make_pictures(Runner.of_pack(pack), words, seed) for pack in packs)
     if first[0].shape != second[0].shape:
         raise SourceError(f"the packs' default sizes differ: {first[0].shape} and {second[0].shape}")
     drift = ev.picture_drift(first, second)
@@ -279,7 +323,7 @@ def _stop(*_: object) -> None:
 
 def main() -> None:
     """Run the command; expected failures are one line and an exit code, never a traceback."""
-    signal.signal(signal.SIGTERM, _stop)  # so that an ended build cleans up after itself
+    signal.signal(signal.SIGTERM, _stop)  # so that what it started ends with it
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         cli.main(standalone_mode=False)
@@ -290,5 +334,5 @@ def main() -> None:
         click.echo(f"error: {err}", err=True)
         sys.exit(err.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped; nothing was written", err=True)
+        click.echo("stopped; the same command goes on from the last finished step", err=True)
         sys.exit(130)

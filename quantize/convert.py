@@ -5,17 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from onnx import ModelProto
+from onnxruntime.quantization.calibrate import TensorsData
 
-from .calibrate import Method, Records, tensor_ranges
+from .calibrate import Records
 from .graphs import load_graph, save_graph
 from .int8 import FORMATS, Target, quantize_layers, split_layers
 from .metrics import ratio_db
+from .observe import Observations
 from .rewrites import int8_embeddings, stamp, weights_as_fp16
-from .sensitivity import LayerNoise, first_outputs, layer_noises, loudest_to_keep, noise_ratio
+from .sensitivity import CROP_LATENTS, LayerNoise, first_outputs, layer_noises, loudest_to_keep, noise_ratio
 
-JUDGED = 12  # recorded inputs the whole graph is judged by
+Method = Literal["minmax", "percentile", "entropy", "mse", "auto"]
+TRIED: tuple[Method, ...] = ("minmax", "percentile", "mse")
+
+JUDGED = 12  # held-out runs the whole graph is judged by
+PROBES = 6  # of them, those that layers are judged by
 ROUNDS = 3
 TARGET_SQNR_DB = {
     "text_encoder": 40.0,
@@ -31,6 +38,7 @@ class Int8Options:
     """How far to go.
 
     Attributes:
+        method: how ranges are chosen; `auto` tries minmax, percentile and mse.
         keep_float: patterns of layer names that stay float whatever is measured.
         float_budget: share of a graph's weights that may stay float for the target's sake, 0 to 1.
         target_sqnr_db: role -> signal to noise ratio to reach, on recorded inputs.
@@ -50,12 +58,14 @@ class Int8Report:
     """What became of one graph.
 
     Attributes:
-        sqnr_db: of the result, on recorded inputs.
+        method: how ranges were chosen.
+        sqnr_db: of the result, on held-out runs.
         sqnr_db_all: with every layer quantized that no pattern keeps.
         noises: of every layer alone, loudest first; empty when not judged.
         float_layers: what stayed float.
     """
 
+    method: Method
     sqnr_db: float
     sqnr_db_all: float
     target_sqnr_db: float
@@ -65,6 +75,7 @@ class Int8Report:
     def as_json(self) -> dict[str, object]:
         """For `pack.json`: layers by name with the SQNR each would leave alone."""
         return {
+            "ranges": self.method,
             "calibration_sqnr_db": round(self.sqnr_db, 2),
             "calibration_sqnr_db_all_int8": round(self.sqnr_db_all, 2),
             "target_sqnr_db": self.target_sqnr_db,
@@ -78,24 +89,35 @@ class Int8Converter:
 
     Args:
         graph: float32, from `export`.
-        records: its inputs along real runs.
-        work: scratch folder.
+        records: held-out runs of it.
+        seen: what its tensors held in the others.
+        probes, crop: how many of the records layers are judged by, and the side their pictures are cut to.
     """
 
-    def __init__(self, graph: Path, records: Records, options: Int8Options, work: Path, version: str):
+    def __init__(
+        self,
+        graph: Path,
+        records: Records,
+        seen: Observations,
+        options: Int8Options,
+        version: str,
+        probes: int = PROBES,
+        crop: int = CROP_LATENTS,
+    ):
         self._graph, self._options, self._version = graph, options, version
-        self._records, self._format = records, FORMATS[options.target]
-        self._ranges = tensor_ranges(graph, records, options.method, work)
-        self._judged = list(records.spread(JUDGED))
-        self._reference = first_outputs(graph, self._judged)
+        self._records, self._seen, self._format = records, seen, FORMATS[options.target]
+        self._probes, self._crop = probes, crop
+        self._judged = records.spread(JUDGED)
+        self._reference = self._judged.references()
 
     def convert(self, role: str, out: Path) -> Int8Report:
         """Write the INT8 graph with as few float layers as the target needs and the budget allows."""
         out.parent.mkdir(parents=True, exist_ok=True)
         names, kept = split_layers(load_graph(self._graph, weights=False), self._options.keep_float)
         target_db = self._options.target_sqnr_db.get(role, 0.0)
-        everything = noise = self._write(names, out)
-        noises = self._judge() if self._options.sensitivity else []
+        method, everything = self._choose_ranges(names, out)
+        ranges, noise = self._seen.ranges(method), everything
+        noises = self._judge(ranges) if self._options.sensitivity else []
         candidates = [layer for layer in noises if layer.name in set(names)]
         budget = self._options.float_budget * sum(layer.weight_bytes for layer in noises)
         target = 10 ** (-target_db / 10)
@@ -105,22 +127,39 @@ class Int8Converter:
             # noises are not quite independent: each round asks for a little more than the one before
             wanted = target * 0.8**attempt
             kept_now = loudest_to_keep(candidates, everything, wanted, budget)
+            if set(kept_now) <= set(kept):
+                break  # the budget is spent
             kept = [*dict.fromkeys([*kept, *kept_now])]
-            noise = self._write([name for name in names if name not in set(kept)], out)
+            noise = self._write(ranges, [name for name in names if name not in set(kept)], out)
         return Int8Report(
-            ratio_db(1.0, noise), ratio_db(1.0, everything), target_db, tuple(kept), tuple(noises)
+            method, ratio_db(1.0, noise), ratio_db(1.0, everything), target_db, tuple(kept), tuple(noises)
         )
 
-    def _judge(self) -> Sequence[LayerNoise]:
-        return layer_noises(self._graph, self._ranges, self._records, self._format)
+    def _choose_ranges(self, names: Sequence[str], out: Path) -> tuple[Method, float]:
+        """The method to use and its noise with all of `names` quantized; its graph is at `out`."""
+        asked = self._options.method
+        tried = {m: self._write(self._seen.ranges(m), names, out) for m in _methods(asked)}
+        best = min(tried, key=lambda m: tried[m])
+        if best != list(tried)[-1]:
+            self._write(self._seen.ranges(best), names, out)
+        return best, tried[best]
 
-    def _write(self, names: Sequence[str], out: Path) -> float:
-        model = quantize_layers(load_graph(self._graph), self._ranges, names, self._format)
+    def _judge(self, ranges: TensorsData) -> Sequence[LayerNoise]:
+        probes = self._records.spread(self._probes)
+        return layer_noises(self._graph, self._seen, ranges, probes, self._format, self._crop)
+
+    def _write(self, ranges: TensorsData, names: Sequence[str], out: Path) -> float:
+        model = quantize_layers(load_graph(self._graph), ranges, names, self._format)
         int8_embeddings(model)
         weights_as_fp16(model, keep=quantization_parameters(model))
         stamp(model, self._version)
         save_graph(model, out)
+        del model
         return noise_ratio(self._reference, first_outputs(out, self._judged))
+
+
+def _methods(asked: Method) -> tuple[Method, ...]:
+    return TRIED if asked == "auto" else (asked,)
 
 
 def quantization_parameters(model: ModelProto) -> set[str]:

@@ -42,12 +42,14 @@ class PackDefaults(BaseModel):
 
 
 def read_defaults(folder: Path) -> PackDefaults:
-    """`pack_defaults.json` of a source folder; all empty when there is none.
+    """`pack_defaults.json` of a source folder, `NAME.pack_defaults.json` beside a file `NAME.safetensors`.
+
+    All empty when there is none.
 
     Raises:
         SourceError: naming every wrong key.
     """
-    path = folder / FILE_NAME
+    path = folder.with_suffix(f".{FILE_NAME}") if folder.is_file() else folder / FILE_NAME
     if not path.exists():
         return PackDefaults.model_validate({})
     try:
@@ -62,10 +64,11 @@ def read_defaults(folder: Path) -> PackDefaults:
 
 
 def pack_name(source: Source, given: PackDefaults) -> str:
-    """The file's name, or the folder's with what names may not hold replaced by `-`."""
+    """The defaults' name, or the source's with what names may not hold replaced by `-`."""
     if given.name:
         return given.name
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.folder.resolve().name).strip("-._")[:64]
+    path = source.folder.resolve()
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path.is_file() else path.name).strip("-._")[:64]
     return name or "pack"
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from edgegen.errors import EngineError
 
@@ -65,17 +64,19 @@ class Cost:
     Attributes:
         peak_mb: largest resident memory of the process, 10^6 bytes.
         load_s: opening the sessions.
+        timed_steps: steps that were really made; a picture of all the default steps was reckoned from them.
     """
 
     seconds: float
     load_s: float
     peak_mb: int
+    timed_steps: int
 
 
-def graph_drift(reference: Path, graph: Path, records: Records) -> GraphDrift:
-    """Run both graphs on the same recorded inputs, one after the other."""
+def graph_drift(graph: Path, records: Records) -> GraphDrift:
+    """How far a graph is from what float gave for the same recorded inputs."""
     feeds = list(records)
-    wanted, got = first_outputs(reference, feeds), first_outputs(graph, feeds)
+    wanted, got = records.references(), first_outputs(graph, feeds)
     worst = max(relative_error(w, g) for w, g in zip(wanted, got, strict=True))
     timesteps = [float(feed["timestep"][0]) for feed in feeds if "timestep" in feed]
     overall = round(ratio_db(1.0, noise_ratio(wanted, got)), 2)
@@ -97,10 +98,15 @@ def drift_by_timestep(
     return tuple(rows)
 
 
-def make_pictures(runner: Runner, prompts: Sequence[str], seed: int, label: str) -> list[np.ndarray]:
-    """One picture of every prompt, with seeds from `seed` on."""
-    rows = enumerate(tqdm(prompts, desc=f"pictures of {label}", unit="picture", leave=False))
-    return [runner.picture(prompt, seed + i) for i, prompt in rows]
+def make_pictures(
+    runner: Runner, prompts: Sequence[str], seed: int, advance: Callable[[], None] = lambda: None
+) -> list[np.ndarray]:
+    """One picture of every prompt, with seeds from `seed` on; `advance` is called after each."""
+    found = []
+    for i, prompt in enumerate(prompts):
+        found.append(runner.picture(prompt, seed + i))
+        advance()
+    return found
 
 
 def picture_drift(reference: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> PictureDrift:
@@ -127,13 +133,16 @@ def contact_sheet(reference: Sequence[np.ndarray], got: Sequence[np.ndarray], pa
     sheet.save(path, optimize=True)
 
 
-def measure_cost(pack: Path, prompt: str, threads: int = 0) -> Cost:
+def measure_cost(pack: Path, prompt: str, threads: int = 0, timed_steps: int = 0) -> Cost:
     """Make pictures with a pack in a new process; seconds are of the second one, when all is warm.
 
+    Args:
+        timed_steps: make that one with so few steps and reckon what the default's would take; 0: all.
     Raises:
         EngineError: the process failed; carries the end of what it said.
     """
     command = [sys.executable, "-m", "quantize.measure", str(pack.absolute()), prompt, str(threads)]
+    command += [str(timed_steps)]
     root = str(Path(__file__).parent.parent)
     done = subprocess.run(command, capture_output=True, text=True, timeout=MEASURE_TIMEOUT_S, cwd=root)
     if done.returncode != 0:

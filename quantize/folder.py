@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .configs import Configs
-from .refusal import CONVERT, PICKLES, raise_if
+from .refusal import CONVERT, PICKLES, SourceError, raise_if
+from .tensorfile import read_tensors
 
 COMPONENTS = ("text_encoder", "unet", "vae", "scheduler", "tokenizer")
 SECOND = ("text_encoder_2", "tokenizer_2")  # of SDXL
@@ -45,14 +46,22 @@ def tokenizer_problems(part: Path) -> list[str]:
 
 
 def _weight_problems(part: Path) -> list[str]:
-    if any(part.glob("*.safetensors")):
-        return []
+    if files := sorted(part.glob("*.safetensors")):
+        return [problem for file in files if (problem := _file_problem(file))]
     pickled = sorted(p.name for p in part.iterdir() if p.suffix in PICKLES)
     if pickled:
         return [
             f"{part.name}/ has only pickled weights ({pickled[0]}), which run code when opened: {CONVERT}"
         ]
     return [f"{part.name}/ has no weights: no file *.safetensors"]
+
+
+def _file_problem(file: Path) -> str | None:
+    try:
+        read_tensors(file)
+    except SourceError as err:
+        return str(err)
+    return None
 
 
 def read_config(path: Path, problems: list[str]) -> dict[str, Any]:

@@ -81,6 +81,12 @@ def layers(model: ModelProto) -> list[str]:
     return [node.name for node in model.graph.node if weight_name(node, weights)]
 
 
+def graph_bytes(path: Path) -> int:
+    """Bytes of a graph and the weights beside it, as `save_graph` writes them."""
+    data = path.with_name(path.name + ".data")
+    return sum(file.stat().st_size for file in (path, data) if file.exists())
+
+
 def size_bytes(files: list[Path]) -> int:
     return sum(path.stat().st_size for path in files)
 

@@ -38,7 +38,7 @@ def measure_pack(pack: Pack, prompts: Iterable[str]) -> LatentRgb | None:
     runner = Runner(
         {role: pack.graph(role) for role in pack.manifest.graphs if role in DRAWING_ROLES},
         Recipe.of_pack(pack),
-        observer=lambda role, feeds: fed.append(feeds) if role == "vae_decoder" else None,
+        observer=lambda role, feeds, _: fed.append(feeds) if role == "vae_decoder" else None,
     )
     for seed, prompt in enumerate(prompts, start=SEED):
         runner.picture(prompt, seed)

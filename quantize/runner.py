@@ -26,7 +26,7 @@ from edgegen.pack import Manifest, Pack
 
 DRAWING_ROLES = ("text_encoder", "text_encoder_2", "unet", "vae_decoder")
 Feeds = dict[str, np.ndarray]
-Observer = Callable[[str, Feeds], None]  # (role, inputs), called before every run of a graph
+Observer = Callable[[str, Feeds, Feeds], None]  # (role, inputs, outputs) of every run of a graph
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Runner:
 
     Args:
         graphs: role -> .onnx, at least text_encoder, unet and vae_decoder.
-        observer: told the inputs of every run.
+        observer: told the inputs and outputs of every run.
     """
 
     def __init__(
@@ -128,16 +128,16 @@ class Runner:
         for step in sample(self._denoise, scheduler, latents, words, no_words, guidance, noise):
             latents = step.latents
         scaled = (latents / r.latent_scale).astype(np.float32)
-        return to_uint8(self._run("vae_decoder", {"latent_sample": scaled})["sample"])
+        return to_uint8(self.run("vae_decoder", {"latent_sample": scaled})["sample"])
 
     def _encode(self, text: str) -> Feeds:
         """All inputs of the denoiser that stay the same over a run."""
         r = self.recipe
-        first = self._run("text_encoder", {"input_ids": self._tokenizer.encode(text)})
+        first = self.run("text_encoder", {"input_ids": self._tokenizer.encode(text)})
         more = {"timestep_cond": guidance_embedding(r.guidance, r.guidance_dim)} if r.guidance_dim else {}
         if "text_encoder_2" not in self._sessions:
             return {"encoder_hidden_states": first["last_hidden_state"], **more}
-        second = self._run("text_encoder_2", {"input_ids": self._tokenizer_2.encode(text)})
+        second = self.run("text_encoder_2", {"input_ids": self._tokenizer_2.encode(text)})
         states = np.concatenate([first["hidden_states"], second["hidden_states"]], axis=2)
         more |= {"text_embeds": second["text_embeds"], "time_ids": size_ids(r.width, r.height)}
         return {"encoder_hidden_states": states, **more}
@@ -150,11 +150,13 @@ class Runner:
 
     def _denoise(self, latents: np.ndarray, timestep: float, words: Feeds) -> np.ndarray:
         feeds = {"sample": latents.astype(np.float32), "timestep": np.array([timestep], np.float32), **words}
-        return self._run("unet", feeds)["out_sample"]
+        return self.run("unet", feeds)["out_sample"]
 
-    def _run(self, role: str, feeds: Feeds) -> dict[str, np.ndarray]:
-        if self._observer:
-            self._observer(role, feeds)
+    def run(self, role: str, feeds: Feeds) -> Feeds:
+        """All outputs of a graph, by name."""
         session = self._sessions[role]
         names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, feeds), strict=True))
+        outputs = dict(zip(names, session.run(names, feeds), strict=True))
+        if self._observer:
+            self._observer(role, feeds, outputs)
+        return outputs

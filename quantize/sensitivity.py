@@ -1,4 +1,8 @@
-"""Which layers 8 bits hurt: each is quantized alone, and the graph's result compared with float.
+"""Which layers 8 bits hurt: how much of the noise in a graph's result comes of rounding each one alone.
+
+What 8 bits do inside a layer follows from its weights and from what it was seen to be given. What that does
+to the result is measured: the layer's input is moved towards its 8-bit rounding, as far as makes the noise
+of its input, weights and result together. One run judges many layers, each in its own place of the batch.
 
 Noise of different layers is nearly independent, so powers add: the sum over layers predicts the noise of
 all, and leaving the loudest ones float buys the most.
@@ -6,23 +10,26 @@ all, and leaving the loudest ones float buys the most.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization.calibrate import TensorsData
-from tqdm import tqdm
 
 from .calibrate import Records
-from .graphs import initializers, layers, load_graph, weight_name
-from .int8 import Int8Format, quantize_layers
+from .graphs import initializers, load_graph, weight_name
+from .int8 import Int8Format
 from .metrics import ratio_db
-from .runner import open_session
+from .observe import Observations
+from .runner import Feeds, open_session
 
-PROBES = 6  # recorded inputs each layer is judged by
+_PROBE = "probe.onnx"
+_AMOUNTS = "judge/amounts"
+BATCH = 16  # layers judged in one run
+CROP = {"vae_encoder": 256}
+CROP_LATENTS = 32
 
 
 @dataclass(frozen=True)
@@ -43,43 +50,192 @@ class LayerNoise:
         return ratio_db(1.0, self.noise)
 
 
+@dataclass(frozen=True)
+class LayerRounding:
+    """A layer's own errors.
+
+    Attributes:
+        input: tensor that will be rounded.
+        low, high: the range its 8 bits cover.
+        amount: times the input's rounding error, the noise of input, weights and result together.
+    """
+
+    name: str
+    input: str
+    low: float
+    high: float
+    amount: float
+    weight_bytes: int
+
+
+def layer_roundings(
+    graph: Path, seen: Observations, ranges: TensorsData, number_format: Int8Format
+) -> list[LayerRounding]:
+    """Every layer with weights, in graph order; one weight at a time is in memory."""
+    model = load_graph(graph, weights=False)
+    weights = initializers(model)
+    found = []
+    for node in model.graph.node:
+        name = weight_name(node, weights)
+        if name and node.input[0] in seen.histograms:
+            matrix = _output_rows(node, numpy_helper.to_array(weights[name], str(graph.parent)))
+            found.append(_rounding_of(node, matrix, seen, ranges, number_format))
+    return found
+
+
+def _output_rows(node: NodeProto, weight: np.ndarray) -> np.ndarray:
+    """(outputs, inputs) of a Conv's, MatMul's or Gemm's weight."""
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    if node.op_type == "Conv" or (node.op_type == "Gemm" and transposed):
+        return weight.reshape(len(weight), -1)
+    return weight.reshape(-1, weight.shape[-1]).T
+
+
+def _rounding_of(
+    node: NodeProto, rows: np.ndarray, seen: Observations, ranges: TensorsData, number_format: Int8Format
+) -> LayerRounding:
+    source, result = node.input[0], node.output[0]
+    low, high = (float(v) for v in ranges[source].range_value)
+    low, high = min(low, 0.0), max(high, 0.0)
+    given = seen.histograms[source]
+    largest = 63 if number_format.seven_bit_weights else 127
+    steps = np.abs(rows).max(axis=1, keepdims=True) / largest
+    steps[steps == 0] = 1
+    lost = float(np.square(rows - np.rint(rows / steps) * steps).sum(axis=1).mean())
+    of_input = given.rounding_error(low, high) * float(np.square(rows).sum(axis=1).mean())
+    others = lost * given.mean_square()
+    if node.op_type == "Conv" and result in seen.histograms:
+        others += seen.histograms[result].rounding_error(*(float(v) for v in ranges[result].range_value))
+    amount = float(np.sqrt(1 + others / of_input)) if of_input > 0 else 0.0
+    return LayerRounding(node.name, source, low, high, amount, rows.nbytes)
+
+
 def layer_noises(
-    graph: Path, ranges: TensorsData, records: Records, number_format: Int8Format, probes: int = PROBES
+    graph: Path,
+    seen: Observations,
+    ranges: TensorsData,
+    records: Records,
+    number_format: Int8Format,
+    crop: int = CROP_LATENTS,
 ) -> list[LayerNoise]:
     """Noise of every layer with weights, loudest first.
 
-    Weights stay in their file: each probe is the graph alone, with one layer's weights read and quantized.
+    Args:
+        graph: float, with annotated types.
+        records: inputs to judge by.
+        crop: sides to cut pictures and latents to, in elements.
     """
-    skeleton = load_graph(graph, weights=False)
-    feeds = list(records.spread(probes))
-    reference = first_outputs(graph, feeds)
-    probe = graph.with_name("probe.onnx")
-    found = []
+    roundings = layer_roundings(graph, seen, ranges, number_format)
+    probe = graph.with_name(_PROBE)
+    probe.write_bytes(probe_graph(load_graph(graph, weights=False), roundings).SerializeToString())
     try:
-        for name in tqdm(layers(skeleton), desc=f"judging layers of {graph.parent.name}", leave=False):
-            probe.write_bytes(_only(skeleton, name, graph.parent, ranges, number_format).SerializeToString())
-            noise = noise_ratio(reference, first_outputs(probe, feeds))
-            found.append(LayerNoise(name, noise, weight_bytes(skeleton, name)))
+        energies = _energies(probe, roundings, [cropped(feed, crop) for feed in records])
     finally:
         probe.unlink(missing_ok=True)
+    found = [LayerNoise(r.name, e, r.weight_bytes) for r, e in zip(roundings, energies, strict=True)]
     return sorted(found, key=lambda layer: -layer.noise)
 
 
-def _only(
-    skeleton: ModelProto, name: str, folder: Path, ranges: TensorsData, number_format: Int8Format
-) -> ModelProto:
-    model = ModelProto()
-    model.CopyFrom(skeleton)
-    wanted = {tensor for node in model.graph.node if node.name == name for tensor in node.input}
-    for tensor in model.graph.initializer:
-        if tensor.name in wanted and tensor.data_location == TensorProto.EXTERNAL:
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-            tensor.data_location = TensorProto.DEFAULT
-            del tensor.external_data[:]
-    return quantize_layers(model, ranges, [name], number_format)
+def cropped(feeds: Feeds, side: int) -> Feeds:
+    """The middle of every picture or latents, (batch, channels, side, side) at most."""
+    return {name: _middle(value, side) if value.ndim == 4 else value for name, value in feeds.items()}
 
 
-def first_outputs(graph: Path, feeds: Iterable[dict[str, np.ndarray]]) -> list[np.ndarray]:
+def _middle(value: np.ndarray, side: int) -> np.ndarray:
+    top, left = (max(0, (size - side) // 2) for size in value.shape[2:])
+    return value[:, :, top : top + side, left : left + side]
+
+
+def probe_graph(model: ModelProto, roundings: Sequence[LayerRounding]) -> ModelProto:
+    """The graph with one more input, (batch, layers) float32: how far to move each layer's input."""
+    places = {r.name: (i, r) for i, r in enumerate(roundings)}
+    nodes: list[NodeProto] = []
+    rounded: set[str] = set()
+    for node in model.graph.node:
+        if node.name in places:
+            i, rounding = places[node.name]
+            if rounding.input not in rounded:
+                nodes += _error_of(model, rounding)
+                rounded.add(rounding.input)
+            nodes += _moved(model, node, i, rounding.input)
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    for name, value in (("judge/one", [1]), ("judge/row", [1, -1]), ("judge/flat", [-1])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+    model.graph.input.append(
+        helper.make_tensor_value_info(_AMOUNTS, TensorProto.FLOAT, ["batch", len(roundings)])
+    )
+    return model
+
+
+def _error_of(model: ModelProto, r: LayerRounding) -> Iterator[NodeProto]:
+    """DequantizeLinear(QuantizeLinear(x)) - x."""
+    scale = max((r.high - r.low) / 255, 1e-12)
+    zero = int(np.clip(round(-r.low / scale), 0, 255))
+    scale_name, zero_name = f"{r.input}/judge_scale", f"{r.input}/judge_zero"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(scale, np.float32), scale_name))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(zero, np.uint8), zero_name))
+    names = [f"{r.input}/judge_{part}" for part in ("bits", "rounded", "error")]
+    yield helper.make_node("QuantizeLinear", [r.input, scale_name, zero_name], [names[0]], names[0])
+    yield helper.make_node("DequantizeLinear", [names[0], scale_name, zero_name], [names[1]], names[1])
+    yield helper.make_node("Sub", [names[1], r.input], [names[2]], names[2])
+
+
+def _moved(model: ModelProto, node: NodeProto, i: int, source: str) -> Iterator[NodeProto]:
+    """x + amount * error; where rows and batch are one axis, each place of the batch has many rows."""
+    index = f"judge/{i}/index"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([i], np.int64), index))
+
+    def step(op: str, inputs: Sequence[str], out: str, **attributes: object) -> NodeProto:
+        return helper.make_node(op, list(inputs), [f"judge/{i}/{out}"], f"judge/{i}/{out}", **attributes)
+
+    here = f"judge/{i}"
+    yield step("Gather", [_AMOUNTS, index], "amounts", axis=1)  # (batch, 1)
+    yield step("Shape", [source], "first", start=0, end=1)
+    yield step("Shape", [_AMOUNTS], "batch", start=0, end=1)
+    yield step("Div", [f"{here}/first", f"{here}/batch"], "repeats")
+    yield step("Concat", [f"{here}/batch", f"{here}/repeats"], "table", axis=0)
+    yield step("Expand", [f"{here}/amounts", f"{here}/table"], "repeated")
+    yield step("Shape", [source], "rest", start=1)
+    yield step("Shape", [f"{here}/rest"], "dims")
+    ones = numpy_helper.from_array(np.array([1], np.int64))
+    yield step("ConstantOfShape", [f"{here}/dims"], "ones", value=ones)
+    yield step("Concat", ["judge/flat", f"{here}/ones"], "shape", axis=0)
+    yield step("Reshape", [f"{here}/repeated", f"{here}/shape"], "factor")
+    yield step("Mul", [f"{source}/judge_error", f"{here}/factor"], "move")
+    yield step("Add", [source, f"{here}/move"], "moved")
+    node.input[0] = f"{here}/moved"
+
+
+def _energies(probe: Path, roundings: Sequence[LayerRounding], feeds: Sequence[Feeds]) -> list[float]:
+    session = open_session(probe)
+    noise, signal = np.zeros(len(roundings)), 0.0
+    for feed in feeds:
+        reference = _run(session, feed, np.zeros((1, len(roundings)), np.float32))[0].astype(np.float64)
+        signal += float(np.square(reference).sum())
+        for start in range(0, len(roundings), BATCH):
+            rows = range(start, min(start + BATCH, len(roundings)))
+            amounts = np.zeros((len(rows), len(roundings)), np.float32)
+            for place, i in enumerate(rows):
+                amounts[place, i] = roundings[i].amount
+            moved = _run(session, feed, amounts)
+            noise[rows.start : rows.stop] += [float(np.square(row - reference).sum()) for row in moved]
+    return list(noise / signal) if signal > 0 else [0.0] * len(roundings)
+
+
+def _run(session: object, feed: Feeds, amounts: np.ndarray) -> np.ndarray:
+    """The first output, (len(amounts), ...), of one input repeated along the batch."""
+    inputs = session.get_inputs()  # type: ignore[attr-defined]
+    batched = {i.name for i in inputs if i.shape and isinstance(i.shape[0], str)}
+    repeated = {
+        name: np.repeat(value[:1], len(amounts), axis=0) if name in batched else value
+        for name, value in feed.items()
+    }
+    return session.run(None, {**repeated, _AMOUNTS: amounts})[0]  # type: ignore[attr-defined]
+
+
+def first_outputs(graph: Path, feeds: Iterable[Feeds]) -> list[np.ndarray]:
     """The graph's first output for each of the inputs."""
     session = open_session(graph)
     return [session.run(None, feed)[0] for feed in feeds]
@@ -92,15 +248,6 @@ def noise_ratio(reference: Iterable[np.ndarray], got: Iterable[np.ndarray]) -> f
         noise += float(np.square(want.astype(np.float64) - have).sum())
         signal += float(np.square(want.astype(np.float64)).sum())
     return noise / signal if signal > 0 else 0.0
-
-
-def weight_bytes(model: ModelProto, name: str) -> int:
-    """Bytes of a layer's float32 weight."""
-    weights = initializers(model)
-    for node in model.graph.node:
-        if node.name == name and (weight := weight_name(node, weights)):
-            return 4 * int(np.prod(weights[weight].dims))
-    raise KeyError(name)
 
 
 def loudest_to_keep(

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from edgegen.diffusion.schedules import NoiseSchedule
+from edgegen.diffusion.tokenizer import END
 
 from .configs import Configs, config_problems, is_sdxl, latent_downscale
-from .folder import COMPONENTS, read_folder
+from .folder import COMPONENTS, read_folder, tokenizer_problems
+from .original import Hints, read_original
 from .refusal import CONVERT, PICKLES, SourceError, raise_if
 
+Layout = Literal["diffusers", "original"]
+NO_HINTS = Hints()
 _SAMPLERS = {
     "DDIMScheduler": "ddim",
     "PNDMScheduler": "dpmpp_2m",
@@ -35,17 +40,21 @@ class Source:
     """A checked checkpoint.
 
     Attributes:
+        folder: or the file, when it is one.
         configs: component name -> its parsed config.
         tokenizer: folder of the tokenizer's files.
         tokenizer_2: of SDXL's second one; None: as the first, but padded with `!`.
+        pad_token: of the first; None: as its files say.
         latent_downscale: pixels per latent, along each side.
         latent_scale, latent_shift: latents = (encoded - shift) * scale.
     """
 
     folder: Path
+    layout: Layout
     configs: Configs = field(repr=False)
     tokenizer: Path
     tokenizer_2: Path | None
+    pad_token: str | None
     latent_channels: int
     latent_downscale: int
     latent_scale: float
@@ -124,37 +133,56 @@ class Source:
         return int(self.configs["unet"].get("sample_size") or 64) * self.latent_downscale
 
 
-def open_source(folder: Path) -> Source:
-    """Check a diffusers folder without loading its weights.
+def open_source(path: Path, hints: Hints = NO_HINTS) -> Source:
+    """Check a checkpoint without loading its weights.
 
     Args:
-        folder: holds text_encoder/, unet/, vae/, scheduler/ and tokenizer/ (SDXL also text_encoder_2/) as
-            `save_pretrained` writes them.
+        path: a diffusers folder with text_encoder/, unet/, vae/, scheduler/ and tokenizer/ (SDXL also
+            text_encoder_2/) as `save_pretrained` writes them; or a .safetensors file in the original layout.
+        hints: what a single file cannot say.
     Raises:
         SourceError: naming everything that is missing or wrong, and what was looked for.
     """
-    _refuse_single_files(folder)
-    configs = read_folder(folder)
-    raise_if(folder, config_problems(configs))
+    if path.is_file() or path.suffix in PICKLES:
+        return _open_original(path, hints)
+    if not path.is_dir():
+        raise SourceError(
+            f"{path} does not exist; SOURCE is a diffusers folder with {', '.join(COMPONENTS)}, or a "
+            ".safetensors file"
+        )
+    configs = read_folder(path)
+    second = path / "tokenizer_2" if "tokenizer_2" in configs else None
+    return _source(path, "diffusers", configs, hints.tokenizer or path / "tokenizer", second, None)
+
+
+def _open_original(file: Path, hints: Hints) -> Source:
+    if not file.is_file():
+        raise SourceError(f"{file} does not exist, and would not be read: {CONVERT}")
+    family, configs = read_original(file, hints)
+    if hints.tokenizer is None:
+        raise SourceError(
+            f"{file} holds no tokenizer, and nothing is downloaded: give --tokenizer FOLDER with CLIP's "
+            "tokenizer.json, or vocab.json and merges.txt: the folder tokenizer/ of any Stable Diffusion"
+        )
+    raise_if(hints.tokenizer, tokenizer_problems(hints.tokenizer))
+    pad = "!" if family == "sd2" else END  # whichever the folder was made for
+    return _source(file, "original", configs, hints.tokenizer, None, pad)
+
+
+def _source(
+    path: Path, layout: Layout, configs: Configs, tokenizer: Path, second: Path | None, pad: str | None
+) -> Source:
+    raise_if(path, config_problems(configs))
     vae = configs["vae"]
     return Source(
-        folder=folder,
+        folder=path,
+        layout=layout,
         configs=configs,
-        tokenizer=folder / "tokenizer",
-        tokenizer_2=folder / "tokenizer_2" if "tokenizer_2" in configs else None,
+        tokenizer=tokenizer,
+        tokenizer_2=second,
+        pad_token=pad,
         latent_channels=int(vae["latent_channels"]),
         latent_downscale=latent_downscale(vae),
         latent_scale=float(vae.get("scaling_factor") or 1.0),
         latent_shift=float(vae.get("shift_factor") or 0.0),
     )
-
-
-def _refuse_single_files(folder: Path) -> None:
-    if folder.suffix in PICKLES:
-        raise SourceError(f"{folder} is a pickle, which runs code when opened; {CONVERT}")
-    if folder.is_file():
-        raise SourceError(f"{folder} is one file; a diffusers folder is wanted: {CONVERT}")
-    if not folder.is_dir():
-        raise SourceError(
-            f"{folder} does not exist; SOURCE is a diffusers folder with {', '.join(COMPONENTS)}"
-        )

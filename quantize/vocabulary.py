@@ -14,7 +14,7 @@ from .refusal import SourceError
 MAX_BYTES = 32 << 20
 
 
-def write_tokenizer(folder: Path, path: Path) -> None:
+def write_tokenizer(folder: Path, path: Path, pad_token: str | None = None) -> None:
     """Write the pack's tokenizer and read it back.
 
     A padding token other than the end token (Stable Diffusion 2 pads with `!`) is added where only the
@@ -22,10 +22,11 @@ def write_tokenizer(folder: Path, path: Path) -> None:
 
     Args:
         folder: the checkpoint's `tokenizer/`.
+        pad_token: what to pad with; None: as the files say.
     Raises:
         SourceError, PackError: what lies there is no CLIP tokenizer.
     """
-    ready, data = folder / "tokenizer.json", _tokenizer(folder)
+    ready, data = folder / "tokenizer.json", _tokenizer(folder, pad_token)
     if ready.is_file() and data == _read_json(ready):
         path.write_bytes(ready.read_bytes())
     else:
@@ -33,16 +34,17 @@ def write_tokenizer(folder: Path, path: Path) -> None:
     ClipTokenizer.from_file(path)
 
 
-def second_padding(folder: Path, folder_2: Path | None) -> int | None:
+def second_padding(folder: Path, folder_2: Path | None, pad_token: str | None = None) -> int | None:
     """The padding token's id in SDXL's second tokenizer, or None when it pads as the first.
 
     Args:
         folder: the first tokenizer's files.
         folder_2: the second's; None: it is SDXL's usual one, which pads with `!`.
+        pad_token: of the first; None: as its files say.
     Raises:
         SourceError: the two differ in more than padding, so that one file cannot serve both.
     """
-    first = _tokenizer(folder)
+    first = _tokenizer(folder, pad_token)
     second = _tokenizer(folder_2) if folder_2 else {**first, "padding": _padding(first, "!")}
     for part in ("vocab", "merges"):
         if _plain(first["model"].get(part)) != _plain(second["model"].get(part)):
@@ -51,12 +53,14 @@ def second_padding(folder: Path, folder_2: Path | None) -> int | None:
     return None if pads[0] == pads[1] else pads[1]
 
 
-def _tokenizer(folder: Path) -> dict[str, Any]:
-    """A tokenizer as one JSON object, with its padding."""
+def _tokenizer(folder: Path, pad_token: str | None = None) -> dict[str, Any]:
+    """A tokenizer as one JSON object, with its padding, or padding with another token."""
     ready = folder / "tokenizer.json"
     data = _read_json(ready) if ready.is_file() else _from_vocabulary(folder)
     pad = _pad_token(folder)
-    if data.get("padding") is None and pad and pad != END:
+    if pad_token:
+        data["padding"] = _padding(data, pad_token)
+    elif data.get("padding") is None and pad and pad != END:
         data["padding"] = _padding(data, pad)
     if not isinstance(data.get("model"), dict):
         raise PackError(f"tokenizer {ready} is not of CLIP type: it has no model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,37 @@ def load_text_encoder(source: Source) -> Any:
     """The CLIP text encoder (transformers CLIPTextModel)."""
     from transformers import CLIPTextModel
 
-    return _load_transformers(CLIPTextModel, source.folder / "text_encoder")
+    return _load(source, "text_encoder", lambda folder: _load_transformers(CLIPTextModel, folder))
 
 
 def load_text_encoder_2(source: Source) -> Any:
     """SDXL's second text encoder (transformers CLIPTextModelWithProjection)."""
     from transformers import CLIPTextModelWithProjection
 
-    return _load_transformers(CLIPTextModelWithProjection, source.folder / "text_encoder_2")
+    return _load(source, "text_encoder_2", lambda f: _load_transformers(CLIPTextModelWithProjection, f))
 
 
 def load_unet(source: Source) -> Any:
     """The denoiser (diffusers UNet2DConditionModel)."""
     from diffusers import UNet2DConditionModel
 
-    return _load_diffusers(UNet2DConditionModel, source.folder / "unet")
+    return _load(source, "unet", lambda folder: _load_diffusers(UNet2DConditionModel, folder))
 
 
 def load_vae(source: Source) -> Any:
     """The autoencoder (the diffusers class its config names)."""
     import diffusers
 
-    return _load_diffusers(getattr(diffusers, source.configs["vae"]["_class_name"]), source.folder / "vae")
+    kind = getattr(diffusers, source.configs["vae"]["_class_name"])
+    return _load(source, "vae", lambda folder: _load_diffusers(kind, folder))
+
+
+def _load(source: Source, part: str, from_folder: Callable[[Path], Any]) -> Any:
+    if source.layout == "original":
+        from .originalweights import load_original
+
+        return load_original(source, part)
+    return from_folder(source.folder / part)
 
 
 def _load_transformers(kind: Any, folder: Path) -> Any:

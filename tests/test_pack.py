@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from edgegen.engine.metadata import SAMPLER_NAMES, SCHEDULE_NAMES
 from edgegen.errors import PackError, StorageError, UnknownPack
 from edgegen.pack import (
     MANIFEST_MAX_BYTES,
+    FileEntry,
     Pack,
     Sampler,
     SecondTokenizer,
@@ -305,3 +307,29 @@ def test_a_single_size_is_told_as_one() -> None:
     sizes = Sizes(min=256, max=256, multiple=64)
     assert sizes.problem_with(256) is None
     assert sizes.problem_with(300) == "300 is not allowed: only 256"
+
+
+def test_a_whole_file_is_hashed_once_and_again_when_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when its size and times are as before: the time of the inode's change cannot be set."""
+    pack = Pack.open(shutil.copytree(TINY, tmp_path / "tiny"))
+    hashed: list[str] = []
+
+    def entry_of(path: Path) -> FileEntry:
+        hashed.append(path.name)
+        return file_entry(path)
+
+    monkeypatch.setattr("edgegen.pack.file_entry", entry_of)
+    pack.verify_graph("unet")
+    assert len(hashed) == len(pack.manifest.graphs["unet"].files)
+    pack.verify_graph("unet")
+    assert len(hashed) == len(pack.manifest.graphs["unet"].files)
+    path = pack.folder / "unet/weights.bin"
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    for _ in range(2):
+        with pytest.raises(PackError, match=r"unet/weights\.bin: SHA-256 is"):
+            pack.verify_graph("unet")

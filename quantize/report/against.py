@@ -12,7 +12,7 @@ from edgegen.errors import PackError
 from edgegen.pack import Manifest, Pack
 
 from .. import evaluate as ev
-from ..calibrate import Recorder
+from ..calibrate import Recorder, Records
 from ..runner import Recipe, Runner
 from .data import Report, read_report
 from .make import empty_report, with_costs, with_pictures
@@ -34,17 +34,15 @@ def measure_against(pack: Pack, reference: Pack, prompts: Sequence[str]) -> tupl
     roles = [role for role in pack.manifest.graphs if role in reference.manifest.graphs]
     graphs, references = ({role: p.graph(role) for role in roles} for p in (pack, reference))
     with tempfile.TemporaryDirectory(prefix="edgegen-against-") as name:
-        recorder = Recorder(Path(name), RECORDS)
+        recorder = Recorder(Path(name), RECORDS, hold_out=False)
         recipe = Recipe.of_pack(pack)
-        wanted = ev.make_pictures(Runner(references, recipe, observer=recorder), prompts, SEED, "fp32")
+        wanted = ev.make_pictures(Runner(references, recipe, observer=recorder), prompts, SEED)
         gc.collect()
-        got = ev.make_pictures(Runner(graphs, recipe), prompts, SEED, pack.name)
+        got = ev.make_pictures(Runner(graphs, recipe), prompts, SEED)
         gc.collect()
-        records = {role: recorder.records(role) for role in roles}
+        records = {role: Records.of(Path(name), role) for role in roles}
         drifts = {
-            role: ev.as_json(ev.graph_drift(references[role], graphs[role], records[role]))
-            for role in roles
-            if records[role]
+            role: ev.as_json(ev.graph_drift(graphs[role], records[role])) for role in roles if records[role]
         }
         report = with_pictures(empty_report(known.export_errors if known else {}), prompts, SEED, wanted, got)
         report = with_costs(report, references, graphs, records)

@@ -5,10 +5,10 @@ import pytest
 from edgegen.engine.freememory import FreeMemory
 from edgegen.engine.memory import FULL, LOW
 from edgegen.engine.memorychoice import choose_memory, memory_for, memory_needs
-from edgegen.engine.pipeline import TextToImage
+from edgegen.engine.pipeline import GenerationSettings, TextToImage
 from edgegen.engine.providers import ProviderChoice
 from edgegen.errors import BadRequest, OutOfMemory
-from edgegen.pack import Manifest, Pack, RamNeeds
+from edgegen.pack import Manifest, Pack, RamGrowth, RamNeeds
 
 
 @pytest.fixture
@@ -75,3 +75,51 @@ def test_the_pipeline_runs_in_the_mode_it_was_given(tiny: Pack) -> None:
         engine.sessions.get("text_encoder")
         engine.sessions.get("unet")
         assert engine.sessions.loaded == ["unet"]
+
+
+@pytest.fixture
+def grown(measured: Manifest) -> Manifest:
+    """Measured at two sizes: a million pixels more than 64x64 need 10 GB more in `full`, 5 in `low`."""
+    growth = RamGrowth(full=10_000, mapped=8_000, low=5_000, tiled=1_000)
+    ram = RamNeeds(full=1400, mapped=700, low=180, tiled=150, growth=growth)
+    return measured.model_copy(update={"ram_mb": ram})
+
+
+def test_needs_grow_with_the_picture(grown: Manifest) -> None:
+    assert memory_needs(grown, (64, 64)).mb == memory_needs(grown).mb
+    assert memory_needs(grown, (128, 128)).mb == {"full": 1523, "mapped": 798, "low": 241, "tiled": 162}
+    assert memory_needs(grown, (32, 32)).mb["full"] == 1369
+    assert choose_memory("auto", grown, free(1400), (128, 128)).mode.name == "mapped"
+    assert choose_memory("auto", grown, free(240), (128, 128)).mode.name == "tiled"
+    assert choose_memory("auto", grown, free(241), (128, 128)).mode.name == "low"
+
+
+def test_without_measured_growth_larger_needs_more_and_smaller_no_less(measured: Manifest) -> None:
+    assert memory_needs(measured, (128, 64)).mb == {"full": 1400 + 650, "mapped": 700 + 650, "low": 180 + 130}
+    assert memory_needs(measured, (32, 32)).mb == {"full": 1400, "mapped": 700, "low": 180}
+
+
+def test_a_refusal_names_the_size_that_would_fit(grown: Manifest) -> None:
+    with pytest.raises(OutOfMemory, match=r"needs 179 MB at 256x128 .* mode tiled, and .* has 170 MB free: "):
+        choose_memory("auto", grown, free(170), (256, 128))
+    with pytest.raises(OutOfMemory, match=r"144x64 would fit \(155 MB\)"):
+        choose_memory("auto", grown, free(155), (256, 128))
+    with pytest.raises(OutOfMemory, match="no smaller size of this one would fit"):
+        choose_memory("auto", grown, free(20), (256, 128))
+
+
+def test_the_pipeline_looks_again_when_the_size_changes(tiny: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    growth = RamGrowth(full=100_000, mapped=10_000, low=5_000)
+    ram = RamNeeds(full=400, mapped=300, low=200, growth=growth)
+    pack = Pack(tiny.folder, tiny.manifest.model_copy(update={"ram_mb": ram}))
+    monkeypatch.setattr("edgegen.engine.memorychoice.read_free_memory", lambda: free(420))
+
+    def wanted(side: int) -> GenerationSettings:
+        return GenerationSettings("a red apple", "", 1, 1, 1.0, side, side, "euler")
+
+    with TextToImage(pack, "cpu", 1) as engine:
+        for side, mode in ((96, "mapped"), (64, "full")):
+            list(engine.generate(wanted(side)))
+            assert (engine.memory.mode.name, engine.stages.memory.name) == (mode, mode)
+        with pytest.raises(OutOfMemory, match=r"at 512x512 .* would fit"):
+            list(engine.generate(wanted(512)))

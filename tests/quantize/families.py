@@ -65,6 +65,11 @@ def is_sdxl(family: str) -> bool:
     return family.startswith("sdxl")
 
 
+def side(family: str) -> int:
+    """Of a picture, in pixels: 2x2 are left at the deepest level, as a norm over a single one makes noise."""
+    return 64 if is_sdxl(family) else 128
+
+
 def scheduler(family: str) -> Any:
     """As the family's best-known checkpoint has it."""
     if family == "sd1":

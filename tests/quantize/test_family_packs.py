@@ -25,7 +25,6 @@ from quantize.runner import Runner
 from quantize.source import Source, open_source
 
 PROMPT, SEED = "a red apple", 5
-SIDE = 64
 FAMILIES = ("sdxl", "lcm")
 
 
@@ -87,8 +86,8 @@ def test_sdxl_draws_what_diffusers_draws(checkpoints: dict[str, Path], packs: di
         **plain,
         num_inference_steps=2,
         guidance_scale=pack.manifest.defaults.guidance,
-        width=SIDE,
-        height=SIDE,
+        width=pack.manifest.defaults.width,
+        height=pack.manifest.defaults.height,
         generator=torch.Generator().manual_seed(SEED),
         output_type="np",
     ).images[0]
@@ -117,8 +116,8 @@ def test_lcm_draws_what_diffusers_draws(checkpoints: dict[str, Path], packs: dic
         prompt_embeds=words,
         num_inference_steps=2,
         guidance_scale=pack.manifest.defaults.guidance,
-        width=SIDE,
-        height=SIDE,
+        width=pack.manifest.defaults.width,
+        height=pack.manifest.defaults.height,
         generator=torch.Generator().manual_seed(SEED),
         output_type="np",
     ).images[0]

@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 
 from edgegen.errors import EngineError
-from edgegen.pack import Pack, RamNeeds, read_manifest, write_manifest
-from quantize.ram import PAGES_MB, Peak, measure_ram, peaks_as_json, ram_needs
+from edgegen.pack import Pack, RamGrowth, RamNeeds, read_manifest, write_manifest
+from quantize.ram import (
+    PAGES_MB,
+    Peak,
+    measure_needs,
+    measure_ram,
+    peaks_as_json,
+    ram_growth,
+    ram_needs,
+    smaller_size,
+)
 
 TINY = Path(__file__).parent.parent / "packs" / "tiny"
 STATUS = "Name:\tpython\nVmHWM:\t  200000 kB\nVmRSS:\t 1 kB\nRssAnon:\t   50000 kB\n"
@@ -35,6 +44,33 @@ def test_the_tiny_pack_is_measured_and_the_pack_remembers(tmp_path: Path) -> Non
     assert 30 < needs.low < needs.full < 1000
     write_manifest(pack, read_manifest(pack).model_copy(update={"ram_mb": needs}))
     assert Pack.open(pack).manifest.ram_mb == needs
+
+
+@pytest.mark.timeout(1200)
+def test_growth_is_measured_at_a_second_size(tmp_path: Path) -> None:
+    pack = Path(shutil.copytree(TINY, tmp_path / "tiny"))
+    needs, told = measure_needs(pack, "a red apple", 1)
+    assert set(told) == {"full", "mapped", "low", "tiled", "at_32x32"}
+    assert set(told["at_32x32"]) == {"full", "mapped", "low", "tiled"}
+    assert needs.growth is not None
+    assert needs.tiled is not None
+    write_manifest(pack, read_manifest(pack).model_copy(update={"ram_mb": needs}))
+    assert read_manifest(pack).ram_mb == needs
+
+
+def test_growth_is_never_less_than_nothing_and_only_of_what_was_measured() -> None:
+    usual, small = RamNeeds(full=500, mapped=300, low=100), RamNeeds(full=300, mapped=200, low=101)
+    growth = ram_growth(usual, small, 0.25)
+    assert growth == RamGrowth(full=800, mapped=400, low=0)
+    needs = RamNeeds(full=500, mapped=300, low=100, growth=growth)
+    assert needs.model_copy(update={"growth": None}) == usual
+
+
+def test_the_smaller_size_is_half_the_default_as_far_as_the_pack_allows() -> None:
+    manifest = read_manifest(TINY)
+    assert smaller_size(manifest) == (32, 32)
+    only = manifest.sizes.model_copy(update={"min": 64})
+    assert smaller_size(manifest.model_copy(update={"sizes": only})) == (64, 64)
 
 
 def test_a_pack_that_does_not_draw_is_an_engine_error(tmp_path: Path) -> None:

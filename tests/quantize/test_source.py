@@ -71,11 +71,12 @@ def test_pickles_are_refused_with_the_way_out(copy: Path, tmp_path: Path):
     assert "save_pretrained" in refusal(single)
 
 
-def test_a_single_safetensors_file_and_a_missing_folder_are_refused(tmp_path: Path):
+def test_an_empty_file_and_a_missing_folder_are_refused(tmp_path: Path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"")
-    assert "diffusers folder is wanted" in refusal(file)
+    assert "no sound safetensors file" in refusal(file)
     assert "does not exist" in refusal(tmp_path / "nowhere")
+    assert "does not exist" in refusal(tmp_path / "nowhere.ckpt")
 
 
 def test_no_weights_and_broken_json(copy: Path):

@@ -1,0 +1,138 @@
+"""How far a build is: one line that changes on a terminal, one line a stage elsewhere, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TextIO
+
+Style = Literal["live", "lines", "json", "quiet"]
+_CLEAR = "\r\x1b[K"
+
+
+@dataclass
+class Stage:
+    """A part of the build.
+
+    Attributes:
+        share: its expected share of the work; only ratios count.
+        done: how much of it is done, 0 to 1.
+    """
+
+    name: str
+    share: float
+    done: float = 0.0
+
+
+class Progress:
+    """Stages with the time they took and the time that is left, as far as that can be said.
+
+    Args:
+        style: `live`: one line that is written over; `lines`: one a stage; `json`: one object a line;
+            `quiet`: nothing.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self, style: Style, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ):
+        self._style, self._stream, self._clock = style, stream or sys.stderr, clock
+        self._start, self._stage_start = clock(), clock()
+        self._stages: list[Stage] = []
+        self._current: Stage | None = None
+        self._reused = 0.0
+
+    def expect(self, stages: Sequence[tuple[str, float]]) -> None:
+        """Name what will come, in order, with expected shares of the work."""
+        self._stages = [Stage(name, share) for name, share in stages]
+
+    def begin(self, name: str, is_reused: bool = False) -> None:
+        """The stage before is done; a reused one is done at once and tells nothing of speed."""
+        self.finish()
+        self._current = next((s for s in self._stages if s.name == name), None) or Stage(name, 0.0)
+        self._stage_start = self._clock()
+        if is_reused:
+            self._current.done, self._reused = 1.0, self._reused + self._current.share
+            self._tell("reused")
+            self._current = None
+        else:
+            self._tell("begun")
+
+    def advance(self, done: float) -> None:
+        """So much of the stage is done, 0 to 1."""
+        if self._current:
+            self._current.done = done
+            self._tell("working")
+
+    def finish(self) -> None:
+        """The stage is done."""
+        if self._current:
+            self._current.done = 1.0
+            self._tell("done")
+            self._current = None
+
+    def say(self, text: str) -> None:
+        """A line for people, above the changing one."""
+        if self._style == "json":
+            self._json({"event": "note", "text": text})
+        elif self._style != "quiet":
+            self._stream.write(f"{_CLEAR if self._style == 'live' else ''}{text}\n")
+            self._stream.flush()
+
+    @property
+    def elapsed_s(self) -> float:
+        return self._clock() - self._start
+
+    @property
+    def fraction(self) -> float:
+        """Of all expected work, 0 to 1."""
+        total = sum(stage.share for stage in self._stages)
+        return sum(stage.share * stage.done for stage in self._stages) / total if total else 0.0
+
+    @property
+    def remaining_s(self) -> float | None:
+        """At the speed so far; None before anything is done."""
+        done = sum(stage.share * stage.done for stage in self._stages) - self._reused
+        left = sum(stage.share * (1 - stage.done) for stage in self._stages)
+        return self.elapsed_s * left / done if done > 0 else None
+
+    def _tell(self, state: str) -> None:
+        if self._style == "json":
+            self._json(self._event(state))
+        elif self._style == "live":
+            self._stream.write(_CLEAR + ("" if state == "done" else self._line()))
+            self._stream.flush()
+        elif self._style == "lines" and state in ("done", "reused"):
+            self._stream.write(f"{self._line()}{', from before' if state == 'reused' else ''}\n")
+            self._stream.flush()
+
+    def _event(self, state: str) -> dict[str, object]:
+        left = self.remaining_s
+        return {
+            "event": "stage",
+            "stage": self._current.name if self._current else None,
+            "state": state,
+            "stage_s": round(self._clock() - self._stage_start, 1),
+            "elapsed_s": round(self.elapsed_s, 1),
+            "fraction": round(self.fraction, 4),
+            "remaining_s": None if left is None else round(left, 1),
+        }
+
+    def _json(self, event: dict[str, object]) -> None:
+        self._stream.write(json.dumps(event) + "\n")
+        self._stream.flush()
+
+    def _line(self) -> str:
+        left = self.remaining_s
+        rest = f", about {minutes(left)} left" if left is not None and self.fraction < 1 else ""
+        name = self._current.name if self._current else ""
+        return f"{self.fraction:4.0%}  {name}  {minutes(self.elapsed_s)} gone{rest}"
+
+
+def minutes(seconds: float) -> str:
+    """`3:05`."""
+    whole = max(0, round(seconds))
+    return f"{whole // 60}:{whole % 60:02d}"
