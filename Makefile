@@ -38,6 +38,7 @@ bench: venv-device mosquitto ## what a picture and the idle front cost here
 	@.venv/device/bin/python bench/pictures.py
 	@.venv/device/bin/python bench/idle_front.py
 	@.venv/device/bin/python bench/latency.py
+	@.venv/device/bin/python bench/writes.py
 
 format: venv-dev ## let ruff put the style right
 	@$(DEV)/ruff check --fix .

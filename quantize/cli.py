@@ -51,10 +51,11 @@ _FILE = click.Path(path_type=Path)
 @click.option("-o", "--output", type=_FILE, required=True, help="The pack: a folder that does not exist yet.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
+    type=click.Choice(["fp32", "fp16", "int8", "w8", "w4"]),
     default="int8",
     show_default=True,
-    help="fp32: the reference. fp16: half the bytes, same speed. int8: a quarter of the bytes, fastest.",
+    help="fp32: the reference. fp16: half the bytes, same speed. int8: a quarter of the bytes, fastest. "
+    "w8, w4: weights in 8 or 4 bits, activations float: for memory.",
 )
 @click.option(
     "--target",
@@ -135,11 +136,12 @@ _FILE = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON, one object a line.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 def build(source: Path, output: Path, precision: str, target: str, **flags: Any) -> None:
-    """Build a pack from SOURCE: a diffusers folder, or one .safetensors file.
+    """Build a pack from SOURCE: a diffusers folder, one .safetensors file, or a folder of ONNX graphs.
 
     \b
     A folder holds text_encoder/, unet/, vae/, scheduler/ and tokenizer/ (SDXL also text_encoder_2/).
     A file is Stable Diffusion 1, 2 or XL whole, as trained; it needs --tokenizer FOLDER.
+    ONNX graphs lie as optimum exports them: unet/model.onnx and so on, scheduler/, tokenizer/.
     Pickles (.ckpt, .bin, .pt) run code when they are opened and are refused, whatever their name.
 
     pack_defaults.json in the folder (NAME.pack_defaults.json beside a file) may set name, title, defaults

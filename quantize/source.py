@@ -17,7 +17,7 @@ from .folder import COMPONENTS, read_folder, tokenizer_problems
 from .original import Hints, read_original
 from .refusal import CONVERT, PICKLES, SourceError, raise_if
 
-Layout = Literal["diffusers", "original"]
+Layout = Literal["diffusers", "original", "onnx"]
 NO_HINTS = Hints()
 _SAMPLERS = {
     "DDIMScheduler": "ddim",
@@ -138,7 +138,8 @@ def open_source(path: Path, hints: Hints = NO_HINTS) -> Source:
 
     Args:
         path: a diffusers folder with text_encoder/, unet/, vae/, scheduler/ and tokenizer/ (SDXL also
-            text_encoder_2/) as `save_pretrained` writes them; or a .safetensors file in the original layout.
+            text_encoder_2/) as `save_pretrained` writes them; a .safetensors file in the original layout; or
+            a folder with ONNX graphs, unet/model.onnx and so on, as optimum exports them.
         hints: what a single file cannot say.
     Raises:
         SourceError: naming everything that is missing or wrong, and what was looked for.
@@ -150,9 +151,26 @@ def open_source(path: Path, hints: Hints = NO_HINTS) -> Source:
             f"{path} does not exist; SOURCE is a diffusers folder with {', '.join(COMPONENTS)}, or a "
             ".safetensors file"
         )
+    if hints.prediction or hints.turbo:
+        raise SourceError(f"{path} says it by its scheduler: --prediction and --turbo are for files")
+    if is_onnx_folder(path):
+        return _open_onnx(path, hints)
     configs = read_folder(path)
     second = path / "tokenizer_2" if "tokenizer_2" in configs else None
     return _source(path, "diffusers", configs, hints.tokenizer or path / "tokenizer", second, None)
+
+
+def is_onnx_folder(folder: Path) -> bool:
+    """Whether a folder holds graphs rather than weights."""
+    return (folder / "unet" / "model.onnx").is_file()
+
+
+def _open_onnx(folder: Path, hints: Hints) -> Source:
+    from .onnxfolder import read_onnx_folder  # onnx takes a second to import
+
+    configs = read_onnx_folder(folder, own_tokenizer=hints.tokenizer is None)
+    second = folder / "tokenizer_2" if (folder / "tokenizer_2").is_dir() else None
+    return _source(folder, "onnx", configs, hints.tokenizer or folder / "tokenizer", second, None)
 
 
 def _open_original(file: Path, hints: Hints) -> Source:

@@ -49,7 +49,7 @@ def packs(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
                 with_encoder=out_name == "lcm-int8",
                 int8=Int8Options(sensitivity=False, method="minmax"),
             )
-            build_pack(source, folder / out_name, options, say=lambda _: None)
+            build_pack(source, folder / out_name, options)
             made[out_name] = Pack.open(folder / out_name)
     return made
 

@@ -13,6 +13,7 @@ from edgegen.diffusion.tokenizer import ClipTokenizer
 from edgegen.errors import PackError
 from quantize.configs import latent_downscale
 from quantize.defaults import default_settings, default_sizes, pack_name, read_defaults
+from quantize.original import Hints
 from quantize.source import SourceError, open_source
 from quantize.vocabulary import write_tokenizer
 
@@ -77,6 +78,11 @@ def test_an_empty_file_and_a_missing_folder_are_refused(tmp_path: Path):
     assert "no sound safetensors file" in refusal(file)
     assert "does not exist" in refusal(tmp_path / "nowhere")
     assert "does not exist" in refusal(tmp_path / "nowhere.ckpt")
+
+
+def test_what_only_a_file_needs_is_refused_for_a_folder(checkpoint: Path):
+    with pytest.raises(SourceError, match="--prediction and --turbo are for files"):
+        open_source(checkpoint, Hints(turbo=True))
 
 
 def test_no_weights_and_broken_json(copy: Path):
