@@ -217,7 +217,7 @@ class _Builder:
             bits = WEIGHT_BITS[self.options.precision]
             convert_weight_only(self.float_graphs[role], self.graphs[role], bits, __version__)
         else:
-            _copy_stamped(self.float_graphs[role], self.graphs[role])
+            copy_stamped(self.float_graphs[role], self.graphs[role])
         onnx.checker.check_model(str(self.graphs[role]))
         return report
 
@@ -420,7 +420,8 @@ def _converting(options: BuildOptions) -> dict[str, Any]:
     return {"precision": options.precision, "int8": int8, "budget": options.budget_s}
 
 
-def _copy_stamped(graph: Path, out: Path) -> None:
+def copy_stamped(graph: Path, out: Path) -> None:
+    """A float32 graph into a pack, saying by which edgegen."""
     out.parent.mkdir(parents=True, exist_ok=True)
     model = load_graph(graph)
     stamp(model, __version__)

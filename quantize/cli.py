@@ -12,13 +12,14 @@ from typing import Any
 import click
 
 from edgegen.errors import EdgegenError
-from edgegen.pack import Manifest, Pack, write_manifest
+from edgegen.pack import Manifest, Pack, PackHead, write_manifest
 
 from . import evaluate as ev
 from .original import Hints
 from .progress import Progress, Style
 from .prompts import calibration_prompts, evaluation_prompts, read_prompts
 from .source import SourceError, open_source
+from .upscalerkeys import UpscalerLayout, find_upscaler
 
 PICTURES_BAR = "bar for the built-in pack: SSIM 0.95, PSNR 30 dB"
 
@@ -142,13 +143,15 @@ _FILE = click.Path(path_type=Path)
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON, one object a line.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
-def build(source: Path, output: Path, precision: str, target: str, **flags: Any) -> None:
+@click.pass_context
+def build(ctx: click.Context, source: Path, output: Path, precision: str, target: str, **flags: Any) -> None:
     """Build a pack from SOURCE: a diffusers folder, one .safetensors file, or a folder of ONNX graphs.
 
     \b
     A folder holds text_encoder/, unet/, vae/, scheduler/ and tokenizer/ (SDXL also text_encoder_2/).
     A file is Stable Diffusion 1, 2 or XL whole, as trained; it needs --tokenizer FOLDER.
     ONNX graphs lie as optimum exports them: unet/model.onnx and so on, scheduler/, tokenizer/.
+    Upscalers of the ESRGAN family (.safetensors) become packs for workflows, fp16 or fp32 (default: fp16).
     Pickles (.ckpt, .bin, .pt) run code when they are opened and are refused, whatever their name.
 
     pack_defaults.json in the folder (NAME.pack_defaults.json beside a file) may set name, title, defaults
@@ -159,6 +162,10 @@ def build(source: Path, output: Path, precision: str, target: str, **flags: Any)
     carries its own evaluation. Nothing appears at OUTPUT before all of it is done. Cut off, by Ctrl-C or by
     the power, the same command goes on from the last finished step, kept in OUTPUT.work.
     """
+    if upscaler := find_upscaler(source):
+        is_default = ctx.get_parameter_source("precision") is click.core.ParameterSource.DEFAULT
+        _build_upscaler(source, upscaler, output, "fp16" if is_default else precision, flags)
+        return
     hints = Hints(flags["tokenizer"], flags["prediction"], flags["turbo"])
     open_source(source, hints)  # a wrong source is told at once: importing torch takes seconds
     from .build import BuildOptions, build_pack
@@ -207,6 +214,21 @@ def build(source: Path, output: Path, precision: str, target: str, **flags: Any)
         click.echo(line)
 
 
+def _build_upscaler(
+    source: Path, layout: UpscalerLayout, output: Path, precision: str, flags: dict[str, Any]
+) -> None:
+    from .buildcomponent import build_upscaler, given_for
+
+    style = _style(flags["quiet"], flags["as_json"])
+    progress = Progress(style, sys.stdout if style == "json" else None)
+    given = given_for(source, flags)
+    manifest = build_upscaler(source, layout, output, precision, given, progress, flags["force"])  # type: ignore[arg-type]
+    if style == "json":
+        click.echo(json.dumps({"event": "pack", "pack": str(output), "evaluation": manifest.evaluation}))
+    elif style != "quiet":
+        click.echo(f"{output}: {_megabytes(manifest)} MB of {precision}, {manifest.scale} times larger")
+
+
 def _style(quiet: bool, as_json: bool) -> Style:
     if quiet and as_json:
         raise click.UsageError("--quiet and --json exclude each other")
@@ -227,7 +249,7 @@ def _targets(rows: tuple[str, ...]) -> dict[str, float]:
     return found
 
 
-def _megabytes(manifest: Manifest) -> str:
+def _megabytes(manifest: PackHead) -> str:
     return f"{sum(entry.bytes for entry in manifest.files().values()) / 1e6:.1f}"
 
 

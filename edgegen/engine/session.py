@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError, OutOfMemory, ProviderError
-from ..pack import Pack
+from ..pack import PackFolder
 from .compiled import cache_key
 from .freememory import own_anonymous_mb
 from .graphtimes import GraphTimes
@@ -185,7 +185,7 @@ class SessionCache:
         times: how long the graphs took; whoever decodes notes that, for it may happen piece by piece.
     """
 
-    def __init__(self, pack: Pack, choice: ProviderChoice, threads: int = 0, memory: MemoryMode = FULL):
+    def __init__(self, pack: PackFolder, choice: ProviderChoice, threads: int = 0, memory: MemoryMode = FULL):
         self._pack = pack
         self._choice = choice
         self._threads = threads

@@ -20,12 +20,12 @@ from ...workflow import (
 from ...workflow.declare import Unfit
 from ...workflow.order import needed_by
 from ..workbench import Workbench
-from . import conditionings, custom, images, latents, loaders, masks, sampling
+from . import conditionings, custom, images, latents, loaders, masks, sampling, upscaling
 from .base import Latents, Node, Shown
 
 NODES: dict[str, Node] = {
     kind.__name__: kind()
-    for module in (loaders, conditionings, sampling, custom, latents, masks, images)
+    for module in (loaders, conditionings, sampling, custom, latents, masks, images, upscaling)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Node) and not kind.__name__.startswith("_")
     if kind is not Node

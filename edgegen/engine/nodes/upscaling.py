@@ -1,0 +1,50 @@
+"""Pictures made larger by a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ...errors import PackError
+from ...workflow.declare import COMBO, IMAGE, UPSCALE_MODEL, Input
+from ..upscaling import Upscaler
+from ..workbench import Workbench
+from .base import Node, refuse
+from .images import MAX_PIXELS
+
+
+class UpscaleModelLoader(Node):
+    """A file's name stands for a pack of kind `upscaler`; nothing is loaded yet."""
+
+    INPUTS = {"model_name": Input(COMBO)}
+    OUTPUTS = (UPSCALE_MODEL,)
+
+    def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        try:
+            if "model_name" in values:
+                bench.component_for("upscaler", values["model_name"])
+        except PackError as err:
+            yield "model_name", str(err)
+
+    def fingerprint(self, bench: Workbench, values: dict[str, Any]) -> str:
+        return bench.component_for("upscaler", values["model_name"]).manifest.model_dump_json()
+
+    def run(self, bench: Workbench, model_name: str) -> tuple[Any, ...]:
+        return (bench.upscaler(bench.component_for("upscaler", model_name)),)
+
+
+class ImageUpscaleWithModel(Node):
+    """As many times larger as the model makes them, also beyond `limits.side`: later nodes may shrink it."""
+
+    INPUTS = {"upscale_model": Input(UPSCALE_MODEL), "image": Input(IMAGE)}
+    OUTPUTS = (IMAGE,)
+
+    def run(self, bench: Workbench, upscale_model: Upscaler, image: np.ndarray) -> tuple[Any, ...]:
+        height, width = (side * upscale_model.scale for side in image.shape[2:])
+        if height * width > MAX_PIXELS:
+            message = f"would become {width}x{height} pixels; at most {MAX_PIXELS} are allowed"
+            raise refuse("image", f"{image.shape[3]}x{image.shape[2]}", message)
+        rows = [upscale_model.enlarge(row[None] / 2 + np.float32(0.5)) for row in image]
+        return (np.concatenate(rows) * 2 - 1,)
