@@ -32,6 +32,8 @@ from .workloop import Worker
 
 log = logging.getLogger(__name__)
 
+QUICK_S = 0.05  # nobody sees more than 20 steps a second, and a cancel may take as long
+
 
 def run_engine(settings: Settings) -> int:
     """The engine process from its start to SIGTERM, SIGINT or the front's `stop`; returns its exit code.
@@ -70,6 +72,7 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
         notifier=notifier,
         idle_unload_s=settings.engine.idle_unload_s,
         guard=Guard(settings.guards, wakeup.wait),
+        quick_s=QUICK_S,
     )
     link.start()
     notifier.ready("idle")

@@ -37,6 +37,7 @@ class Worker:
     Args:
         send: tells the front; never fails.
         guard: may hold the job between two steps; None: it never pauses.
+        quick_s: a step that follows so soon on one that was dealt with is only made.
         make_publish_copy: bytes small enough to send of a picture file, and their suffix; None: no copies.
         wakeup: ends its idle wait. stop: ends its work, within one step. retire: ends it between two jobs.
     """
@@ -56,7 +57,10 @@ class Worker:
         idle_unload_s: float = 0.0,
         poll_s: float = POLL_S,
         guard: Guard | None = None,
+        quick_s: float = 0.0,
     ):
+        self._quick_s = quick_s
+        self._dealt_at = float("-inf")
         self._queue = queue
         self._gallery = gallery
         self._renderer = renderer
@@ -149,6 +153,8 @@ class Worker:
         raise RuntimeError("the pipeline ended without a picture")
 
     def _note_step(self, job: Job, part: Step) -> None:
+        if self._is_quick(part):
+            return
         step = {"type": "step", "id": job.id, "step": part.step, "steps": part.steps}
         self._send(step)
         self._notifier.alive()
@@ -158,6 +164,14 @@ class Worker:
             raise Stopped
         if self._queue.is_cancel_asked(job):
             raise Cancelled(f"job {job.id} was cancelled at step {part.step} of {part.steps}")
+
+    def _is_quick(self, part: Step) -> bool:
+        """To tell of a step of milliseconds, and to ask whether it is still wanted, takes a share of it."""
+        now = time.monotonic()
+        if 1 < part.step < part.steps and now - self._dealt_at < self._quick_s and not self._stop.is_asked:
+            return True
+        self._dealt_at = now
+        return False
 
     def _tell_pause(self, step: Message, reason: str) -> None:
         """A paused engine is alive: systemd and the front's step timeout must not take it for hung."""
