@@ -63,10 +63,12 @@ class GraphSession:
             takes, given = (", ".join(sorted(names)) for names in (self.inputs, feeds))
             raise EngineError(f"graph {self.name} takes {takes}, but was given {given}")
         cast = {name: self._fitted(name, np.asarray(value)) for name, value in feeds.items()}
+        began = time.monotonic()
         try:
             values = self._session.run(None, cast)
         except Exception as err:
             raise _readable(f"graph {self.name} failed", err) from err
+        _log_cost(f"graph {self.name} ran", began)
         self.runs += 1
         return dict(zip(self.outputs, values, strict=True))
 
@@ -98,6 +100,11 @@ def output_of(
     if shape is not None and out[name].shape != shape:
         raise EngineError(f"graph {graph}: {name} has shape {out[name].shape}, expected {shape}")
     return out[name].astype(np.float32, copy=False)
+
+
+def _log_cost(what: str, began: float) -> None:
+    if log.isEnabledFor(logging.DEBUG):  # looking memory up takes longer than small graphs run
+        log.debug("%s in %.2f s; %d MB held", what, time.monotonic() - began, own_anonymous_mb())
 
 
 def _dtype(kind: str, input_name: str, graph: str) -> type:
@@ -200,7 +207,7 @@ class SessionCache:
         path = self._pack.verify_graph(role)
         size = sum(entry.bytes for entry in self._pack.manifest.graphs[role].files.values())
         session = open_session(path, self._choice, self._threads, role, self._memory.for_graph(size))
-        log.debug("graph %s loaded in %.2f s; %d MB held", role, time.monotonic() - began, own_anonymous_mb())
+        _log_cost(f"graph {role} loaded", began)
         return session
 
     def close(self) -> None:
