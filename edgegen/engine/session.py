@@ -77,6 +77,7 @@ class GraphSession:
             values = self._session.run(None, cast)
         except Exception as err:
             raise _readable(f"graph {self.name} failed", err) from err
+        _log_cost(f"graph {self.name} ran", began)
         self.runs += 1
         if self.times is not None:
             self.times.note(self.name, feeds, time.monotonic() - began)
@@ -110,6 +111,11 @@ def output_of(
     if shape is not None and out[name].shape != shape:
         raise EngineError(f"graph {graph}: {name} has shape {out[name].shape}, expected {shape}")
     return out[name].astype(np.float32, copy=False)
+
+
+def _log_cost(what: str, began: float) -> None:
+    if log.isEnabledFor(logging.DEBUG):  # looking memory up takes longer than small graphs run
+        log.debug("%s in %.2f s; %d MB held", what, time.monotonic() - began, own_anonymous_mb())
 
 
 def _dtype(kind: str, input_name: str, graph: str) -> type:
@@ -233,7 +239,7 @@ class SessionCache:
             session = self._choice.compiled.open(key, load)
         if role != DECODER:
             session.times = self.times
-        log.debug("graph %s loaded in %.2f s; %d MB held", role, time.monotonic() - began, own_anonymous_mb())
+        _log_cost(f"graph {role} loaded", began)
         return session
 
     def close(self) -> None:
