@@ -79,6 +79,7 @@ class BuildOptions:
     sheet: Path | None = None
     int8: Int8Options = field(default_factory=Int8Options)
     hints: Hints = NO_HINTS
+    without_rules: tuple[str, ...] = ()
     force: bool = False
     fresh: bool = False
     budget_s: float = 480.0
@@ -137,7 +138,8 @@ class _Builder:
     def build(self) -> Manifest:
         self.progress.expect(expected_stages(self.roles, self.options.precision, self.options.evaluate))
         self.progress.begin("read source")
-        self._digest = source_digest(self.source.folder)
+        tokenizers = [path for path in (self.source.tokenizer, self.source.tokenizer_2) if path]
+        self._digest = [source_digest(path) for path in (self.source.folder, *tokenizers)]
         for role in self.roles:
             self._make_float(role)
         self.plan = plan = self._make_plan()
@@ -154,14 +156,20 @@ class _Builder:
 
     def _make_float(self, role: str) -> None:
         graph = self.float_graphs[role]
-        inputs = {"source": self._digest, "versions": _versions(), "role": role}
+        inputs = {
+            "source": self._digest,
+            "configs": self.source.configs,  # of a single file they hang on the command's flags
+            "versions": _versions(),
+            "role": role,
+            "without": self.options.without_rules,
+        }
 
         def make() -> float | None:
             if self.source.layout == "onnx":
-                import_graph(self.source, role, graph)
+                import_graph(self.source, role, graph, self.options.without_rules)
                 self.say(f"read {role} as it was exported")
                 return None
-            error = export(self.source, role, graph)
+            error = export(self.source, role, graph, self.options.without_rules)
             self.say(f"exported {role}: within {error:.1e} of torch")
             return error
 
@@ -232,7 +240,8 @@ class _Builder:
         o, folder = self.options, self.stage / "calibration"
         recipe = replace(self._recipe(), steps=plan.recording_steps)
         prompts = list(o.calibration_prompts)[: plan.recording_pictures]
-        inputs = [prompts, o.seed, o.samples, {**asdict(recipe), "tokenizer": ""}]
+        tokenizer = file_entry(recipe.tokenizer).sha256
+        inputs = [prompts, o.seed, o.samples, {**asdict(recipe), "tokenizer": tokenizer}]
 
         def make() -> None:
             steps = 2 * recipe.steps * len(prompts)

@@ -56,8 +56,8 @@ def read_original(file: Path, hints: Hints) -> tuple[str, Configs]:
     try:
         configs = {
             **_text_configs(family, shapes),
-            "unet": _unet_config(family, _part(shapes, UNET), prediction),
-            "vae": _vae_config(family, _part(shapes, VAE)),
+            "unet": unet_config(family, _part(shapes, UNET), prediction),
+            "vae": vae_config(family, _part(shapes, VAE)),
         }
     except KeyError as err:
         raise SourceError(f"{file} is not laid out as {family}: tensor {err} is missing") from None
@@ -99,7 +99,8 @@ def _count(names: Iterable[str], prefix: str) -> int:
     return len({name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)})
 
 
-def _unet_config(family: str, part: Shapes, prediction: Prediction) -> dict[str, Any]:
+def unet_config(family: str, part: Shapes, prediction: Prediction) -> dict[str, Any]:
+    """What diffusers would say of a denoiser, from its tensors' shapes by their names without prefix."""
     levels = _levels(part)
     channels = [level[0][0] for level in levels]
     depths = [level[0][1] for level in levels]
@@ -140,7 +141,8 @@ def _levels(part: Shapes) -> list[list[tuple[int, int]]]:
     return levels
 
 
-def _vae_config(family: str, part: Shapes) -> dict[str, Any]:
+def vae_config(family: str, part: Shapes) -> dict[str, Any]:
+    """Likewise of an autoencoder."""
     count = _count(part, "encoder.down.")
     return {
         "_class_name": "AutoencoderKL",
@@ -156,7 +158,7 @@ def _vae_config(family: str, part: Shapes) -> dict[str, Any]:
 def _text_configs(family: str, shapes: Shapes) -> dict[str, dict[str, Any]]:
     if family == "sd1":
         return {"text_encoder": _clip_config(_part(shapes, CLIP[family] + "text_model."))}
-    open_clip = _open_clip_config(_part(shapes, OPEN_CLIP[family]), whole=family == "sdxl")
+    open_clip = open_clip_config(_part(shapes, OPEN_CLIP[family]), whole=family == "sdxl")
     if family == "sd2":
         return {"text_encoder": open_clip}
     return {
@@ -177,8 +179,12 @@ def _clip_config(part: Shapes) -> dict[str, Any]:
     }
 
 
-def _open_clip_config(part: Shapes, whole: bool) -> dict[str, Any]:
-    """`whole`: all layers count; else the last one is left out where the file has it."""
+def open_clip_config(part: Shapes, whole: bool) -> dict[str, Any]:
+    """Likewise of an OpenCLIP text encoder.
+
+    Args:
+        whole: all layers count; else the last one is left out where the file has it.
+    """
     layers = _count(part, "transformer.resblocks.")
     has_last = "text_projection" in part or layers == OPEN_CLIP_LAYERS
     config = _text_config(part["token_embedding.weight"], part["positional_embedding"])

@@ -47,7 +47,7 @@ class Peak:
 def measure_needs(
     pack: Path, prompt: str, threads: int = 0, enough_mb: int = ENOUGH_MB
 ) -> tuple[RamNeeds, dict[str, Any]]:
-    """What a pack needs at its default size, and for what is large also in mode `tiled` and at half the sides.
+    """What a pack needs at its default size; of a large one also in mode `tiled` and at half the sides.
 
     Args:
         enough_mb: a pack that needs no more in mode `low` is measured no further.

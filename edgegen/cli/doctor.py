@@ -133,7 +133,7 @@ def least_ram_mb(pack: Pack | None) -> int:
     """What the pack needs in the memory mode that needs least; 0: no pack."""
     from edgegen.engine.memorychoice import memory_needs
 
-    return memory_needs(pack.manifest).mb["low"] if pack else 0
+    return min(memory_needs(pack.manifest).mb.values()) if pack else 0
 
 
 def service_checks(settings: Settings) -> Iterator[Check]:

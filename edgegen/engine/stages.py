@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..diffusion.chunks import COMFYUI
 from ..diffusion.conditions import guidance_embedding
 from ..diffusion.rng import NoiseSource
 from ..diffusion.sampler import PairDenoiser, SamplerState, SamplerStep, sample
@@ -57,17 +58,19 @@ class Stages:
         """One text by all of the pack's text encoders, weights applied; recent ones are remembered."""
         return self.words.encode([text])[0]
 
-    def encode_prompts(self, prompt: str, negative_prompt: str, guidance: float) -> Prompts:
+    def encode_prompts(
+        self, prompt: str, negative_prompt: str, guidance: float, syntax: str = COMFYUI
+    ) -> Prompts:
         """What to draw, and what not to; without a second pass the latter is not even read.
 
         An empty negative prompt is zeros for families with two text encoders, as they were trained.
         """
         if guidance == 1 or self.pack.manifest.guidance_embedding_dim:
-            return [self.encode(prompt)], None
+            return self.words.encode([prompt], syntax), None
         if not negative_prompt and self.words.encoders > 1:
-            wanted = self.encode(prompt)
+            (wanted,) = self.words.encode([prompt], syntax)
             return [wanted], [wanted.zeroed()]
-        wanted, unwanted = self.words.encode([prompt, negative_prompt])
+        wanted, unwanted = self.words.encode([prompt, negative_prompt], syntax)
         return [wanted], [unwanted]
 
     def denoise(

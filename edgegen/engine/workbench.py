@@ -10,7 +10,7 @@ from ..errors import BadRequest, UnknownPack
 from ..pack import Pack, scan_packs
 from ..settings import LimitSettings
 from .graphtimes import Pace
-from .memorychoice import MemoryChoice, memory_for
+from .memorychoice import MemoryChoice, memory_for, memory_for_any
 from .providers import ProviderChoice, choose_provider
 from .stages import Stages
 
@@ -70,7 +70,7 @@ class Workbench:
     def stages(self, pack: Pack) -> Stages:
         """The pack's stages, made once. Raises PackError, ProviderError, OutOfMemory."""
         if pack.name not in self._stages:
-            memory = self.memory_of(pack)
+            memory = memory_for_any(pack.manifest, self._chosen(), self._memory)
             self._stages[pack.name] = Stages(pack, self._chosen(), self._threads, memory.mode)
         return self._stages[pack.name]
 

@@ -171,6 +171,28 @@ def test_masks_from_pictures(bench: Workbench) -> None:
     assert not opaque.any()
 
 
+def test_masks_to_pictures_and_back(bench: Workbench) -> None:
+    picture, _ = NODES["LoadImage"].run(bench, "mask.png")
+    (red,) = NODES["ImageToMask"].run(bench, picture, "red")
+    (green,) = NODES["ImageToMask"].run(bench, picture, "green")
+    assert np.array_equal(red, NODES["LoadImageMask"].run(bench, "mask.png", "red")[0])
+    assert not green.any()
+    (inverted,) = NODES["InvertMask"].run(bench, red)
+    assert np.array_equal(inverted[0, :, 0], np.ones(64))
+    (shown,) = NODES["MaskToImage"].run(bench, inverted)
+    assert (shown.shape, shown[0, :, 0, 0].tolist(), shown[0, :, 0, 63].tolist()) == (
+        (1, 3, 64, 64), [1, 1, 1], [-1, -1, -1],
+    )  # fmt: skip
+    data = graph()
+    data["30"] = node("MaskToImage", mask=["2", 0])
+    data["31"] = node("ImageToMask", image=["30", 0], channel="blue")
+    data["12"]["inputs"]["mask"] = ["31", 0]
+    assert np.array_equal(result(bench, data, "3").samples, result(bench, graph(), "3").samples)
+    data["31"]["inputs"]["channel"] = "alpha"
+    with pytest.raises(BadWorkflow, match=r"channel: 'alpha' is none of those allowed: red, green, blue"):
+        check_for(bench, workflow_from(data))
+
+
 def area_graph(**place: Any) -> dict[str, Any]:
     data = graph(latent_image=["20", 0])
     data["20"] = node("EmptyLatentImage", width=64, height=64, batch_size=1)

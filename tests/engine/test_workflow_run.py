@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgegen.diffusion.schedulers import SCHEDULERS
+from edgegen.diffusion.pixels import to_uint8
+from edgegen.diffusion.rng import NoiseSource
+from edgegen.diffusion.schedulers import SCHEDULERS, make_scheduler
 from edgegen.engine.conditioning import Encoding
 from edgegen.engine.executor import Executor, NodePictures, NodeProgress
 from edgegen.engine.nodes import NODES, check_for
 from edgegen.engine.pipeline import GenerationSettings, Picture, TextToImage
+from edgegen.engine.request import noise_schedule
 from edgegen.engine.workbench import Workbench
 from edgegen.errors import BadRequest, EngineError
 from edgegen.pack import Pack
@@ -65,7 +68,7 @@ def ran(items: list[Any]) -> list[str]:
     return [item.node_id for item in items if isinstance(item, NodeProgress) and item.step == 0]
 
 
-@pytest.mark.parametrize("sampler", SCHEDULERS)
+@pytest.mark.parametrize("sampler", [name for name, kind in SCHEDULERS.items() if not kind.uses_noise])
 def test_text_to_image_is_bit_for_bit_what_generate_makes(bench: Workbench, sampler: str) -> None:
     scheduler = "karras" if sampler == "dpmpp_2m" else "normal"
     got = pixels(bench, txt2img(sampler_name=sampler, scheduler=scheduler))
@@ -74,6 +77,21 @@ def test_text_to_image_is_bit_for_bit_what_generate_makes(bench: Workbench, samp
         *_, picture = engine.generate(settings)
     assert isinstance(picture, Picture)
     assert np.array_equal(got, picture.pixels[None])
+
+
+@pytest.mark.parametrize("sampler", [name for name, kind in SCHEDULERS.items() if kind.uses_noise])
+def test_noise_on_the_way_is_of_the_next_seed_as_comfyui_draws_it_on_a_cpu(
+    bench: Workbench, sampler: str
+) -> None:
+    stages = bench.stages(bench.pack_for("tiny"))
+    manifest = stages.pack.manifest
+    run = make_scheduler(sampler, noise_schedule(manifest), manifest.prediction_type, 3, "normal")
+    start = NoiseSource(7).normal((1, 4, 8, 8)) * np.float32(run.init_noise_sigma)
+    words = [stages.encode("a (red:1.2) apple")], [stages.encode("a dog")]
+    *_, last = stages.denoise(run, start, *words, 3.0, NoiseSource(8))
+    wanted = to_uint8(stages.decode(stages.unscaled(last.latents)))
+    assert np.array_equal(pixels(bench, txt2img(sampler_name=sampler))[0], wanted)
+    assert not np.array_equal(pixels(bench, txt2img(sampler_name=sampler, seed=8))[0], wanted)
 
 
 def test_progress_for_every_node_and_step_in_order(bench: Workbench) -> None:

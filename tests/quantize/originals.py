@@ -40,7 +40,7 @@ _OPEN_CLIP = {
 
 def write_original(folder: Path, family: str, file: Path, dtype: torch.dtype = torch.float32) -> Path:
     """`family` as in `families.FAMILIES`; what only training needs is added, as such files have it."""
-    found = {f"model.diffusion_model.{k}": v for k, v in _unet(_load(folder / "unet")).items()}
+    found = {f"model.diffusion_model.{k}": v for k, v in unet_names(_load(folder / "unet")).items()}
     found |= {f"first_stage_model.{k}": v for k, v in _vae(_load(folder / "vae")).items()}
     text = _load(folder / "text_encoder")
     if families.is_sdxl(family):
@@ -61,12 +61,12 @@ def _load(part: Path) -> Tensors:
     return load_file(next(part.glob("*.safetensors")))
 
 
-def _unet(state: Tensors) -> Tensors:
-    """With one layer a block, as `families` has it: a level is that layer and its halving or doubling."""
-    return {_unet_name(name, state): tensor for name, tensor in state.items()}
+def unet_names(state: Tensors, layers: int = 1) -> Tensors:
+    """A denoiser under its original names; a level has `layers` of each kind, then halves or doubles."""
+    return {_unet_name(name, state, layers): tensor for name, tensor in state.items()}
 
 
-def _unet_name(name: str, state: Tensors) -> str:
+def _unet_name(name: str, state: Tensors, layers: int) -> str:
     for ours, theirs in _ENDS.items():
         if name.startswith(ours + "."):
             return theirs + name.removeprefix(ours)
@@ -75,14 +75,14 @@ def _unet_name(name: str, state: Tensors) -> str:
         part, number, rest = rest.split(".", 2)
         return f"middle_block.{2 * int(number) if part == 'resnets' else 1}.{_inner(part, rest)}"
     level, part, number, rest = rest.split(".", 3)
-    layers = 1 if kind == "down_blocks" else 2
+    first = int(level) * (layers + 1)
     if part == "downsamplers":
-        return f"input_blocks.{(int(level) + 1) * 2}.0.op.{rest.removeprefix('conv.')}"
+        return f"input_blocks.{first + layers + 1}.0.op.{rest.removeprefix('conv.')}"
     if part == "upsamplers":
         has_attention = any(other.startswith(f"up_blocks.{level}.attentions") for other in state)
-        return f"output_blocks.{int(level) * 2 + 1}.{2 if has_attention else 1}.{rest}"
-    place = int(level) * 2 + int(number) + (layers == 1)
-    side = "input_blocks" if kind == "down_blocks" else "output_blocks"
+        return f"output_blocks.{first + layers}.{2 if has_attention else 1}.{rest}"
+    side, begin = ("input_blocks", first + 1) if kind == "down_blocks" else ("output_blocks", first)
+    place = begin + int(number)
     return f"{side}.{place}.{0 if part == 'resnets' else 1}.{_inner(part, rest)}"
 
 

@@ -9,11 +9,13 @@ import families
 import originals
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import load_file, save_file
 
 from edgegen.diffusion.tokenizer import ClipTokenizer
 from edgegen.pack import Pack
-from quantize import weights
+from quantize import original, weights
 from quantize.cli import cli
 from quantize.defaults import default_settings, pack_name, read_defaults
 from quantize.original import Hints
@@ -183,3 +185,57 @@ def test_weights_of_no_known_use_or_missing_ones_are_not_passed_over(
 def test_the_refiner_is_refused(files: dict[str, Path], folders: dict[str, Path], tmp_path: Path):
     save_file({"conditioner.embedders.0.model.ln_final.weight": torch.ones(4)}, tmp_path / "r.safetensors")
     assert "refiner" in refusal(tmp_path / "r.safetensors", hints(folders))
+
+
+_SD = {
+    "block_out_channels": (320, 640, 1280, 1280),
+    "down_block_types": (*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+}
+TRUE_UNETS: dict[str, dict[str, Any]] = {
+    "sd1": {**_SD, "attention_head_dim": 8, "cross_attention_dim": 768},
+    "sd2": {
+        **_SD,
+        "attention_head_dim": (5, 10, 20, 20),
+        "cross_attention_dim": 1024,
+        "use_linear_projection": True,
+    },
+    "sdxl": {
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 2),
+        "up_block_types": (*("CrossAttnUpBlock2D",) * 2, "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "attention_head_dim": (5, 10, 20),
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+
+
+@pytest.mark.parametrize("family", TRUE_UNETS)
+def test_denoisers_of_full_width_are_recognised_by_their_shapes(family: str):
+    """Full size, but on torch's `meta` device: shapes without weights."""
+    with torch.device("meta"):
+        model = UNet2DConditionModel(**TRUE_UNETS[family])
+        named = originals.unet_names(model.state_dict(), layers=2)
+        shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
+        config = original.unet_config(family, shapes, "epsilon")
+        for name, value in TRUE_UNETS[family].items():
+            assert (tuple(config[name]) if isinstance(config[name], list) else config[name]) == value, name
+        again = UNet2DConditionModel.from_config({k: v for k, v in config.items() if k != "_class_name"})
+    tensors = {original.UNET + name: tensor for name, tensor in named.items()}
+    back = convert_ldm_unet_checkpoint(tensors, again.config)
+    assert {name: t.shape for name, t in back.items()} == {n: t.shape for n, t in again.state_dict().items()}
+
+
+def test_stable_diffusion_2_reads_the_last_layer_but_one():
+    blocks = [f"transformer.resblocks.{i}.mlp.c_fc.weight" for i in range(24)]
+    part = {"token_embedding.weight": (49408, 1024), "positional_embedding": (77, 1024)}
+    part |= dict.fromkeys(blocks, (4096, 1024))
+    config = original.open_clip_config(part, whole=False)
+    assert (config["num_hidden_layers"], config["num_attention_heads"]) == (23, 16)
+    part.pop(blocks[-1])
+    assert original.open_clip_config(part, whole=False)["num_hidden_layers"] == 23, "already left out"

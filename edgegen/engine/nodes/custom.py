@@ -26,6 +26,7 @@ from ..workbench import Workbench
 from .base import Node, NodeWork, refuse
 from .sampling import CFG, SAMPLER, SCHEDULE, SEED, STEPS, denoise
 
+PART = Input(FLOAT, 1.0, 0.0, 1.0, optional=True)  # older files lack it
 SIGMA_MAX = Input(FLOAT, 14.614642, 0.0, 5000.0)
 SIGMA_MIN = Input(FLOAT, 0.0291675, 0.0, 5000.0)
 
@@ -59,11 +60,11 @@ class BasicScheduler(_Levels):
         "model": Input(MODEL),
         "scheduler": SCHEDULE,
         "steps": STEPS,
-        "denoise": Input(FLOAT, 1.0, 0.0, 1.0),
+        "denoise": PART,
     }
 
     def run(
-        self, bench: Workbench, model: Stages, scheduler: str, steps: int, denoise: float
+        self, bench: Workbench, model: Stages, scheduler: str, steps: int, denoise: float = 1.0
     ) -> tuple[Any, ...]:
         try:
             return (tail_sigmas(scheduler, _trained(model), steps, denoise),)
@@ -107,10 +108,10 @@ class SDTurboScheduler(_Levels):
     INPUTS = {
         "model": Input(MODEL),
         "steps": Input(INT, 1, 1, 10),
-        "denoise": Input(FLOAT, 1.0, 0.0, 1.0),
+        "denoise": PART,
     }
 
-    def run(self, bench: Workbench, model: Stages, steps: int, denoise: float) -> tuple[Any, ...]:
+    def run(self, bench: Workbench, model: Stages, steps: int, denoise: float = 1.0) -> tuple[Any, ...]:
         return (sd_turbo_sigmas(_trained(model), steps, denoise),)
 
 

@@ -9,11 +9,13 @@ import numpy as np
 
 from ...diffusion.masking import grow_mask
 from ...diffusion.resample import resample
-from ...workflow.declare import IMAGE, INT, LATENT, MASK, VAE, Input
+from ...workflow.declare import COMBO, IMAGE, INT, LATENT, MASK, VAE, Input
 from ..stages import Stages
 from ..workbench import Workbench
 from .base import Latents, Node, refuse
 from .latents import encoded, middle
+
+COLOURS = ("red", "green", "blue")
 
 
 class SetLatentNoiseMask(Node):
@@ -47,3 +49,31 @@ class VAEEncodeForInpaint(Node):
             raise refuse("mask", None, f"{len(scaled)} masks do not fit {len(pixels)} pictures")
         latents = encoded(vae, middle(pixels, side) * (1 - scaled))
         return (replace(latents, mask=grow_mask(scaled, grow_mask_by)),)
+
+
+class ImageToMask(Node):
+    """One colour of a picture as a mask; pictures carry no transparency here, LoadImage's mask does."""
+
+    INPUTS = {"image": Input(IMAGE), "channel": Input(COMBO, choices=COLOURS)}
+    OUTPUTS = (MASK,)
+
+    def run(self, bench: Workbench, image: np.ndarray, channel: str) -> tuple[Any, ...]:
+        return ((image[:, COLOURS.index(channel)] + 1) / 2,)
+
+
+class MaskToImage(Node):
+    """A mask as a picture, white where it is 1."""
+
+    INPUTS = {"mask": Input(MASK)}
+    OUTPUTS = (IMAGE,)
+
+    def run(self, bench: Workbench, mask: np.ndarray) -> tuple[Any, ...]:
+        return (np.repeat(mask[:, None] * 2 - 1, 3, axis=1),)
+
+
+class InvertMask(Node):
+    INPUTS = {"mask": Input(MASK)}
+    OUTPUTS = (MASK,)
+
+    def run(self, bench: Workbench, mask: np.ndarray) -> tuple[Any, ...]:
+        return (1 - mask,)

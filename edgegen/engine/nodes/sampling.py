@@ -132,14 +132,14 @@ def denoise(
         return start, start
     for name in ("positive", "negative"):
         _check_areas(name, inputs[name], start.samples.shape, manifest)
-    rng = NoiseSource(seed & MAX_SEED)  # torch's generator reads the lowest 32 bits only
     shape = start.samples.shape
-    noise = rng.normal(shape) if adds_noise else np.zeros(shape, np.float32)
+    noise = _stream(seed).normal(shape) if adds_noise else np.zeros(shape, np.float32)
     picture = stages.scaled(start.scaled_for(manifest.latent_scale))
     if start.mask is not None:
         run.kept = KeptPicture(picture, noise, fit_mask(start.mask, shape[0], shape[3], shape[2]))
     latents = resume.latents if resume else noise * np.float32(run.init_noise_sigma) + picture
     unconditional = inputs["negative"] if inputs["cfg"] != 1 else None
+    rng = _stream(seed + 1)  # what ComfyUI on a CPU draws the steps' noise from
     steps = stages.denoise(run, latents, inputs["positive"], unconditional, inputs["cfg"], rng, resume=resume)
     denoised = latents
     with closing(steps):
@@ -148,6 +148,10 @@ def denoise(
             yield step
     done = replace(start, scale=manifest.latent_scale)
     return tuple(replace(done, samples=stages.unscaled(found)) for found in (latents, denoised))
+
+
+def _stream(seed: int) -> NoiseSource:
+    return NoiseSource(seed & MAX_SEED)  # torch's generator reads the lowest 32 bits only
 
 
 def _check_areas(name: str, conditioning: Conditioning, shape: tuple[int, ...], manifest: Manifest) -> None:
