@@ -14,7 +14,7 @@ help: ## show this list
 demo: venv-device mosquitto ## prompts over MQTT and a button press become pictures in demo/
 	@.venv/device/bin/python tools/demo.py
 
-test: venv-dev venv-device mosquitto ## all tests, with a real broker and real ONNX Runtime sessions
+test: venv-dev venv-device mosquitto .venv/broker/.stamp ## all tests, with a real broker and real ONNX Runtime sessions
 	@$(DEV)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 torture: venv-dev mosquitto ## kills, cut links, full disks, jumping clocks, floods, junk; TORTURE_ARGS="--seed 7 kills"
@@ -38,6 +38,7 @@ bench: venv-device mosquitto ## what a picture and the idle front cost here
 	@.venv/device/bin/python bench/pictures.py
 	@.venv/device/bin/python bench/idle_front.py
 	@.venv/device/bin/python bench/latency.py
+	@.venv/device/bin/python bench/writes.py
 
 format: venv-dev ## let ruff put the style right
 	@$(DEV)/ruff check --fix .
@@ -55,6 +56,12 @@ venv-device venv-dev: venv-%:
 
 mosquitto:
 	@tools/need_mosquitto.sh
+
+.venv/broker/.stamp: requirements/broker.lock
+	@rm -rf .venv/broker
+	@$(or $(PYTHON),python3) -m venv .venv/broker
+	@.venv/broker/bin/python -m pip --disable-pip-version-check --quiet install -r requirements/broker.lock
+	@touch $@
 
 .venv/lock/.stamp: Makefile
 	@rm -rf .venv/lock

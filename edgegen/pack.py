@@ -38,7 +38,7 @@ REQUIRED_ROLES = ("text_encoder", "unet", "vae_decoder")
 # later than the format's first version
 OPTIONAL_FIELDS = ("ram_mb", "latent_rgb", "tokenizer_2", "guidance_embedding_dim", "extras")
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "w8", "w4"]
 Sampler = Literal[
     "euler",
     "euler_ancestral",
@@ -220,7 +220,7 @@ class Manifest(_Part):
     licence: str = Field(min_length=1, max_length=200)
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
     evaluation: dict[str, JsonValue] = Field(default_factory=dict)
-    extras: dict[RelativePath, FileEntry] = Field(default_factory=dict, max_length=100)
+    extras: dict[RelativePath, FileEntry] | None = Field(None, max_length=100)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Manifest:
@@ -243,7 +243,7 @@ class Manifest(_Part):
             yield "tokenizer_2: there is no graph text_encoder_2 to tokenize for"
         if self.beta_start > self.beta_end:
             yield f"beta_start {self.beta_start} is above beta_end {self.beta_end}"
-        if twice := self.extras.keys() & {MANIFEST_NAME, *self.files()}:
+        if twice := (self.extras or {}).keys() & {MANIFEST_NAME, *self.files()}:
             yield f"extras: {', '.join(sorted(twice))} is no extra"
         if self.sizes.min > self.sizes.max:
             yield f"sizes: min {self.sizes.min} is above max {self.sizes.max}"
@@ -323,7 +323,7 @@ class Pack:
 
     def check_files(self) -> Iterator[tuple[str, str | None]]:
         """Hash file by file: (path, what is wrong with it or None); extras may be missing."""
-        there = {path: e for path, e in self.manifest.extras.items() if _is_there(self.folder / path)}
+        there = {path: e for path, e in (self.manifest.extras or {}).items() if _is_there(self.folder / path)}
         for path, entry in {**there, **self.manifest.files()}.items():
             yield path, _file_problem(self.folder, path, entry) or _hash_problem(self.folder, path, entry)
 

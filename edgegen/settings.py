@@ -29,6 +29,7 @@ SAMPLERS = (
 )
 SCHEDULES = ("normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta")
 NO_STYLE = "No style"  # the choice that changes nothing
+PROMPT_SYNTAXES = ("comfyui", "a1111")
 GpioPin = Annotated[int, Field(ge=0, le=27)]
 
 
@@ -72,6 +73,13 @@ class EngineSettings(Section):
         "decoders that need the most, also decodes in tiles, which changes the picture a little.",
     )
     threads: int = Field(0, ge=0, le=256, description="Threads for ONNX Runtime; 0: one per usable core.")
+    compiled_mb: int = Field(
+        4000,
+        ge=0,
+        le=1_000_000,
+        description="Disk for graphs as OpenVINO compiled them, in data_dir/compiled, for later starts; the "
+        "least recently used go first. 0: keep none.",
+    )
     step_timeout_s: float = Field(
         600.0, ge=1, le=86400, description="A denoising step that takes longer is hung: the engine restarts."
     )
@@ -189,6 +197,9 @@ class MqttSettings(Section):
     enabled: bool = Field(False, description="Take jobs from an MQTT broker.")
     host: str = Field("localhost", min_length=1, max_length=255, description="Broker's host name or address.")
     port: int = Field(1883, ge=1, le=65535, description="Broker's port (8883 is usual for TLS).")
+    protocol: Literal["5", "3.1.1"] = Field(
+        "5", description="MQTT version; with 3.1.1 no expiry, no Response Topic, no Correlation Data."
+    )
     username: str = Field("", max_length=255, description="User name at the broker; empty: anonymous.")
     password_file: Path | None = Field(
         None,

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +18,15 @@ import torch
 import transformers
 
 from edgegen import __version__
-from edgegen.pack import GraphEntry, Manifest, SecondTokenizer, TokenizerEntry, file_entry, write_manifest
+from edgegen.pack import (
+    GraphEntry,
+    Manifest,
+    Precision,
+    SecondTokenizer,
+    TokenizerEntry,
+    file_entry,
+    write_manifest,
+)
 
 from . import evaluate as ev
 from .calibrate import Recorder, Records, observations, record_runs
@@ -40,9 +48,9 @@ from .runner import Recipe, Runner
 from .source import NO_HINTS, Source, open_source
 from .stages import counter, expected_stages
 from .vocabulary import second_padding, write_tokenizer
+from .weightonly import WEIGHT_BITS, convert_weight_only
 from .work import Work, source_digest, work_folder
 
-Precision = Literal["fp32", "fp16", "int8"]
 EVALUATION_RECORDS = 16
 EVALUATION_SEED = 900_000  # far from the calibration's
 
@@ -71,6 +79,7 @@ class BuildOptions:
     sheet: Path | None = None
     int8: Int8Options = field(default_factory=Int8Options)
     hints: Hints = NO_HINTS
+    without_rules: tuple[str, ...] = ()
     force: bool = False
     fresh: bool = False
     budget_s: float = 480.0
@@ -132,7 +141,7 @@ class _Builder:
         tokenizers = [path for path in (self.source.tokenizer, self.source.tokenizer_2) if path]
         self._digest = [source_digest(path) for path in (self.source.folder, *tokenizers)]
         for role in self.roles:
-            self._export(role)
+            self._make_float(role)
         self.plan = plan = self._make_plan()
         self._convert(plan)
         self.is_cut = cut_decoder(self.graphs["vae_decoder"])
@@ -145,17 +154,22 @@ class _Builder:
         write_manifest(self.pack, manifest)
         return manifest
 
-    def _export(self, role: str) -> None:
+    def _make_float(self, role: str) -> None:
         graph = self.float_graphs[role]
-        configs = self.source.configs  # of a single file they hang on the command's flags
-        inputs = {"source": self._digest, "configs": configs, "versions": _versions(), "role": role}
+        inputs = {
+            "source": self._digest,
+            "configs": self.source.configs,  # of a single file they hang on the command's flags
+            "versions": _versions(),
+            "role": role,
+            "without": self.options.without_rules,
+        }
 
         def make() -> float | None:
             if self.source.layout == "onnx":
-                import_graph(self.source, role, graph)
+                import_graph(self.source, role, graph, self.options.without_rules)
                 self.say(f"read {role} as it was exported")
                 return None
-            error = export(self.source, role, graph)
+            error = export(self.source, role, graph, self.options.without_rules)
             self.say(f"exported {role}: within {error:.1e} of torch")
             return error
 
@@ -199,6 +213,9 @@ class _Builder:
             report = self._convert_int8(role, plan)
         elif self.options.precision == "fp16":
             convert_fp16(self.float_graphs[role], self.graphs[role], __version__)
+        elif self.options.precision in WEIGHT_BITS:
+            bits = WEIGHT_BITS[self.options.precision]
+            convert_weight_only(self.float_graphs[role], self.graphs[role], bits, __version__)
         else:
             _copy_stamped(self.float_graphs[role], self.graphs[role])
         onnx.checker.check_model(str(self.graphs[role]))

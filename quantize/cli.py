@@ -40,6 +40,7 @@ def cli() -> None:
     python -m quantize SOURCE -o PACK --precision int8     build (see: build --help)
     python -m quantize compare PACK_A PACK_B               how far apart are their pictures?
     python -m quantize report PACK --open                  what it is, lost and costs, as one page
+    python -m quantize rules                               what is rewritten in the graphs, and why
     """
 
 
@@ -51,10 +52,11 @@ _FILE = click.Path(path_type=Path)
 @click.option("-o", "--output", type=_FILE, required=True, help="The pack: a folder that does not exist yet.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
+    type=click.Choice(["fp32", "fp16", "int8", "w8", "w4"]),
     default="int8",
     show_default=True,
-    help="fp32: the reference. fp16: half the bytes, same speed. int8: a quarter of the bytes, fastest.",
+    help="fp32: the reference. fp16: half the bytes, same speed. int8: a quarter of the bytes, fastest. "
+    "w8, w4: weights in 8 or 4 bits, activations float: for memory.",
 )
 @click.option(
     "--target",
@@ -115,6 +117,12 @@ _FILE = click.Path(path_type=Path)
     metavar="ROLE=DB",
     help="Signal to quantization noise to reach, e.g. unet=36: the layers that hurt most stay float for it.",
 )
+@click.option(
+    "--without-rule",
+    multiple=True,
+    metavar="NAME",
+    help="A rewrite to leave out (`rules` lists them). May be repeated.",
+)
 @click.option("--no-sensitivity", is_flag=True, help="Do not judge layers one by one (faster).")
 @click.option("--no-evaluate", is_flag=True, help="Do not compare with float32 (faster).")
 @click.option("--with-encoder", is_flag=True, help="Include vae_encoder (pictures to latents).")
@@ -155,7 +163,9 @@ def build(source: Path, output: Path, precision: str, target: str, **flags: Any)
     open_source(source, hints)  # a wrong source is told at once: importing torch takes seconds
     from .build import BuildOptions, build_pack
     from .convert import TARGET_SQNR_DB, Int8Options
+    from .rules import check_names
 
+    check_names(flags["without_rule"])
     calibration, evaluation = flags["calibration_prompts"], flags["evaluation_prompts"]
     int8 = Int8Options(
         target=target,  # type: ignore[arg-type]
@@ -164,6 +174,7 @@ def build(source: Path, output: Path, precision: str, target: str, **flags: Any)
         float_budget=flags["float_budget"],
         target_sqnr_db={**TARGET_SQNR_DB, **_targets(flags["target_sqnr"])},
         sensitivity=not flags["no_sensitivity"],
+        without_rules=flags["without_rule"],
     )
     options = BuildOptions(
         precision=precision,  # type: ignore[arg-type]
@@ -180,6 +191,7 @@ def build(source: Path, output: Path, precision: str, target: str, **flags: Any)
         sheet=flags["sheet"],
         int8=int8,
         hints=hints,
+        without_rules=flags["without_rule"],
         force=flags["force"],
         fresh=flags["fresh"],
         budget_s=60 * flags["budget"],
@@ -316,6 +328,15 @@ def report(pack: Path, output: Path | None, show: bool, against: Path | None, pr
     click.echo(f"{page}: {page.stat().st_size / 1e6:.2f} MB")
     if show:
         click.launch(page.absolute().as_uri())
+
+
+@cli.command()
+def rules() -> None:
+    """List the rewrites that make graphs faster or smaller; --without-rule NAME leaves one out."""
+    from .rules import RULES
+
+    for rule in RULES:
+        click.echo(f"{rule.name} ({rule.stage})\n    {rule.does}\n    {rule.pays}")
 
 
 def _stop(*_: object) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from onnx import ModelProto
 from onnxruntime.quantization.calibrate import TensorsData
 
 from .calibrate import Records
@@ -15,7 +14,8 @@ from .graphs import load_graph, save_graph
 from .int8 import FORMATS, Target, quantize_layers, split_layers
 from .metrics import ratio_db
 from .observe import Observations
-from .rewrites import int8_embeddings, stamp, weights_as_fp16
+from .rewrites import stamp
+from .rules import rules_of
 from .sensitivity import CROP_LATENTS, LayerNoise, first_outputs, layer_noises, loudest_to_keep, noise_ratio
 
 Method = Literal["minmax", "percentile", "entropy", "mse", "auto"]
@@ -43,6 +43,7 @@ class Int8Options:
         float_budget: share of a graph's weights that may stay float for the target's sake, 0 to 1.
         target_sqnr_db: role -> signal to noise ratio to reach, on recorded inputs.
         sensitivity: judge layers one by one; without it only `keep_float` stays float.
+        without_rules: names of rewrites to leave out.
     """
 
     target: Target = "any"
@@ -51,6 +52,7 @@ class Int8Options:
     float_budget: float = 0.03
     target_sqnr_db: dict[str, float] = field(default_factory=lambda: dict(TARGET_SQNR_DB))
     sensitivity: bool = True
+    without_rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,8 @@ class Int8Converter:
 
     def _write(self, ranges: TensorsData, names: Sequence[str], out: Path) -> float:
         model = quantize_layers(load_graph(self._graph), ranges, names, self._format)
-        int8_embeddings(model)
-        weights_as_fp16(model, keep=quantization_parameters(model))
+        for rule in rules_of("int8", self._options.without_rules):
+            rule.apply(model)
         stamp(model, self._version)
         save_graph(model, out)
         del model
@@ -160,9 +162,3 @@ class Int8Converter:
 
 def _methods(asked: Method) -> tuple[Method, ...]:
     return TRIED if asked == "auto" else (asked,)
-
-
-def quantization_parameters(model: ModelProto) -> set[str]:
-    """Weights, scales and zero points of quantized tensors, and scales of embedding rows."""
-    kinds = ("QuantizeLinear", "DequantizeLinear", "Gather")
-    return {name for node in model.graph.node if node.op_type in kinds for name in node.input}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir
-import onnx_ir.passes.common as passes
 import onnxruntime as ort
-import onnxscript.optimizer
 import torch
 from torch import nn
 from torch.onnx import symbolic_helper
@@ -28,6 +27,7 @@ from edgegen.errors import EdgegenError
 
 from .graphs import annotate_types, load_graph, save_graph
 from .metrics import relative_error
+from .rules.tune import tune
 from .source import Source
 from .specs import SPECS, GraphSpec
 
@@ -44,11 +44,12 @@ class ExportError(EdgegenError, RuntimeError):
     exit_code = 5
 
 
-def export(source: Source, role: str, path: Path) -> float:
+def export(source: Source, role: str, path: Path, without_rules: Collection[str] = ()) -> float:
     """Export one role in float32, check it, and compare it with torch at three shapes.
 
     Args:
         path: the .onnx to write; its folder is made, its weights go beside it.
+        without_rules: names of rewrites to leave out.
     Returns:
         The largest relative error found, at most 1e-4.
     Raises:
@@ -62,7 +63,7 @@ def export(source: Source, role: str, path: Path) -> float:
     try:
         trace(spec, runs[0], path)
         spec = replace(spec, module=nn.Identity())  # the weights are on disk now: once in memory is enough
-        tidy(path)
+        tidy(path, without_rules)
         onnx.checker.check_model(str(path))
         return worst_error(spec, runs, wanted, path)
     except onnx.checker.ValidationError as err:
@@ -106,10 +107,14 @@ def _axes_of(value: Any, rank: int) -> list[int]:
     return [int(axis) % rank for axis in torch.atleast_1d(torch.as_tensor(constant))]
 
 
-def tidy(path: Path) -> None:
-    """Fold constants, drop what is unused, annotate types, and store the weights aligned in one file."""
+def tidy(path: Path, without_rules: Collection[str] = ()) -> dict[str, int]:
+    """Fold constants, apply the rules, annotate types, and store the weights aligned in one file.
+
+    Returns:
+        Rule -> how often it fired, for those that did.
+    """
     model = onnx_ir.load(path)
-    simplify(model)
+    fired = tune(model, without_rules)
     proto = onnx_ir.serde.serialize_model(model)
     onnx.load_external_data_for_model(proto, str(path.parent))
     leftovers = [p for p in path.parent.iterdir() if p.is_file()]
@@ -120,24 +125,7 @@ def tidy(path: Path) -> None:
     del proto
     annotated = annotate_types(load_graph(path, weights=False))
     path.write_bytes(annotated.SerializeToString())
-
-
-def simplify(model: onnx_ir.Model) -> None:
-    """Fold constants, merge what is computed twice, drop what is not used.
-
-    onnxscript's whole optimizer does no more for these graphs, and takes most of its time looking for it.
-    """
-    onnxscript.optimizer.fold_constants(model)
-    for clean in (
-        passes.IdentityEliminationPass(),
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.DeduplicateInitializersPass(),
-        passes.CommonSubexpressionEliminationPass(),
-        passes.RemoveUnusedNodesPass(),
-        passes.RemoveUnusedOpsetsPass(),
-        passes.NameFixPass(),
-    ):
-        clean(model)
+    return fired
 
 
 def answers(spec: GraphSpec, runs: list[tuple[torch.Tensor, ...]]) -> list[tuple[torch.Tensor, ...]]:

@@ -100,18 +100,31 @@ def op_counts(model: ModelProto) -> dict[str, int]:
 
 
 def annotate_types(model: ModelProto) -> ModelProto:
-    """Shapes and types of all tensors, as far as ONNX knows them.
+    """Shapes and types of all tensors, as far as ONNX knows them; what was noted before is found anew.
 
-    ONNX does not know MultiHeadAttention and would stop there; its result has the type of its query.
+    ONNX does not know ONNX Runtime's own operators and would stop there. The results of those that are
+    written here have the type and shape of the first input: for the inference `Identity` stands in.
     """
-    known = {value.name for value in model.graph.value_info}
-    for name in _attention_outputs(model):
-        if name not in known:
-            model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    nodes = list(model.graph.node)
+    noted = {value.name: value for value in model.graph.value_info}
+    foreign = [name for n in nodes if n.domain and n.op_type not in SAME_SHAPE for name in n.output]
+    stand_in = ModelProto()
+    stand_in.CopyFrom(model)
+    del stand_in.graph.node[:], stand_in.graph.value_info[:]
+    stand_in.graph.node.extend(same for node in nodes for same in _stand_ins(node))
+    stand_in.graph.value_info.extend(noted[name] for name in foreign if name in noted)
+    inferred = onnx.shape_inference.infer_shapes(stand_in, data_prop=True)
+    del inferred.graph.node[:]
+    inferred.graph.node.extend(nodes)
+    return inferred
 
 
-def _attention_outputs(model: ModelProto) -> Iterator[str]:
-    for node in model.graph.node:
-        if node.op_type == "MultiHeadAttention":
-            yield str(node.output[0])
+SAME_SHAPE = ("MultiHeadAttention", "SkipLayerNormalization", "QuickGelu", "Gelu")
+
+
+def _stand_ins(node: NodeProto) -> Iterator[NodeProto]:
+    if not node.domain or node.op_type not in SAME_SHAPE:
+        yield node
+        return
+    for name in filter(None, node.output):
+        yield onnx.helper.make_node("Identity", [node.input[0]], [name], name=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx
@@ -17,7 +18,7 @@ TYPES = {"input_ids": TensorProto.INT64}  # all others are float32
 _ROUNDED = (TensorProto.INT32, TensorProto.INT64)
 
 
-def import_graph(source: Source, role: str, path: Path) -> None:
+def import_graph(source: Source, role: str, path: Path, without_rules: Collection[str] = ()) -> None:
     """Write the source's graph of a role as `path`, weights beside it.
 
     Raises:
@@ -36,7 +37,7 @@ def import_graph(source: Source, role: str, path: Path) -> None:
     _fit_inputs(model)
     save_graph(model, path)
     del model
-    tidy(path)
+    tidy(path, without_rules)
 
 
 def _choose_outputs(model: ModelProto, role: str, is_sdxl: bool) -> None:

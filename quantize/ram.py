@@ -22,6 +22,7 @@ from edgegen.pack import Manifest, Pack, RamGrowth, RamNeeds
 MODES = ("full", "mapped", "low")
 TILED = "tiled"  # measured where the decoder is not cut
 PAGES_MB = 32  # a UNet of 0.9 GB still runs well with this much beside its anonymous memory
+ENOUGH_MB = 128  # such a pack runs anywhere
 STEPS = 2  # the second step's peak is that of all others
 SAMPLE_S = 0.005
 TIMEOUT_S = 3600.0
@@ -43,25 +44,31 @@ class Peak:
         return Peak(max(self.anonymous, anonymous), max(self.total, total))
 
 
-def measure_needs(pack: Path, prompt: str, threads: int = 0) -> tuple[RamNeeds, dict[str, Any]]:
-    """What a pack needs, at its default size and, where it makes smaller pictures too, at half the sides.
+def measure_needs(
+    pack: Path, prompt: str, threads: int = 0, enough_mb: int = ENOUGH_MB
+) -> tuple[RamNeeds, dict[str, Any]]:
+    """What a pack needs at its default size; what is large also in mode `tiled` and at half the sides.
 
+    Args:
+        enough_mb: a pack that needs no more in mode `low` is measured no further.
     Returns:
         For `pack.json`: the needs, and what was measured, for the evaluation.
     Raises:
         EngineError: a process failed; carries the end of what it said.
     """
     manifest = Pack.open(pack).manifest
-    modes = MODES if "vae_decoder_tail" in manifest.graphs else (*MODES, TILED)
+    peaks = measure_ram(pack, prompt, threads)
+    if ram_needs(peaks).low <= enough_mb:
+        return ram_needs(peaks), peaks_as_json(peaks)
+    is_cut = "vae_decoder_tail" in manifest.graphs
+    peaks |= {} if is_cut else measure_ram(pack, prompt, threads, None, (TILED,))
     usual, small = (manifest.defaults.width, manifest.defaults.height), smaller_size(manifest)
-    peaks = measure_ram(pack, prompt, threads, usual, modes)
-    told: dict[str, Any] = peaks_as_json(peaks)
     if small == usual:
-        return ram_needs(peaks), told
-    peaks_small = measure_ram(pack, prompt, threads, small, modes)
+        return ram_needs(peaks), peaks_as_json(peaks)
+    peaks_small = measure_ram(pack, prompt, threads, small, tuple(peaks))
     megapixels = (usual[0] * usual[1] - small[0] * small[1]) / 1e6
     growth = ram_growth(ram_needs(peaks), ram_needs(peaks_small), megapixels)
-    told[f"at_{small[0]}x{small[1]}"] = peaks_as_json(peaks_small)
+    told = {**peaks_as_json(peaks), f"at_{small[0]}x{small[1]}": peaks_as_json(peaks_small)}
     return ram_needs(peaks).model_copy(update={"growth": growth}), told
 
 

@@ -1,4 +1,4 @@
-"""Small, named changes to a graph; each is tested to compute the same before and after."""
+"""Changes to a graph's weights; each is tested to compute the same before and after."""
 
 from __future__ import annotations
 
@@ -38,6 +38,17 @@ def weights_as_fp16(model: ModelProto, keep: Collection[str] = ()) -> int:
         casts.append(helper.make_node("Cast", [tensor.name], [name], f"{name}_cast", to=TensorProto.FLOAT))
     _prepend(model, casts)
     return len(casts)
+
+
+def leftovers_as_fp16(model: ModelProto) -> int:
+    """Store what stayed float in an 8-bit graph as FP16; returns how many weights were changed."""
+    return weights_as_fp16(model, keep=quantization_parameters(model))
+
+
+def quantization_parameters(model: ModelProto) -> set[str]:
+    """Weights, scales and zero points of quantized tensors, and scales of embedding rows."""
+    kinds = ("QuantizeLinear", "DequantizeLinear", "Gather")
+    return {name for node in model.graph.node if node.op_type in kinds for name in node.input}
 
 
 def int8_embeddings(model: ModelProto) -> int:

@@ -123,7 +123,8 @@ class Runner:
         sides = r.height // r.latent_downscale, r.width // r.latent_downscale
         latents = noise.normal((1, r.latent_channels, *sides)) * np.float32(scheduler.init_noise_sigma)
         guidance = 1.0 if r.guidance_dim else r.guidance  # embedded: one pass does it all
-        words, no_words = self._encode(prompt), self._encode("") if guidance != 1 else None
+        words = self._encode(prompt)
+        no_words = self._encode_nothing(words) if guidance != 1 else None
         for step in sample(self._denoise, scheduler, latents, words, no_words, guidance, noise):
             latents = step.latents
         scaled = (latents / r.latent_scale).astype(np.float32)
@@ -140,6 +141,12 @@ class Runner:
         states = np.concatenate([first["hidden_states"], second["hidden_states"]], axis=2)
         more |= {"text_embeds": second["text_embeds"], "time_ids": size_ids(r.width, r.height)}
         return {"encoder_hidden_states": states, **more}
+
+    def _encode_nothing(self, words: Feeds) -> Feeds:
+        """The empty prompt; for Stable Diffusion XL that is zeros, as on the device and in diffusers."""
+        if "text_encoder_2" not in self._sessions:
+            return self._encode("")
+        return {name: value if name == "time_ids" else np.zeros_like(value) for name, value in words.items()}
 
     def _denoise(self, latents: np.ndarray, timestep: float, words: Feeds) -> np.ndarray:
         feeds = {"sample": latents.astype(np.float32), "timestep": np.array([timestep], np.float32), **words}

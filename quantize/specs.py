@@ -12,7 +12,6 @@ from torch import nn
 from . import weights
 from .attention import ONE_NODE, use_one_node_attention
 from .configs import TIME_IDS
-from .feedforward import split_gates
 from .source import Source
 
 Examples = Callable[[int, tuple[int, int]], tuple[torch.Tensor, ...]]
@@ -151,7 +150,6 @@ def unet_spec(source: Source) -> GraphSpec:
     """
     model = weights.load_unet(source)
     use_one_node_attention(model)
-    split_gates(model)
     step = 2 ** (len(model.config.block_out_channels) - 1)
     widths = unet_extras(source)
 

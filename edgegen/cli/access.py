@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MIN_PREFIX = 4
 # What a request of the shell may say; the daemon fills in the rest.
 ASKED = {
-    *("id", "prompt", "negative_prompt", "pack", "priority"),
+    *("id", "prompt", "negative_prompt", "prompt_syntax", "pack", "priority"),
     *("seed", "steps", "guidance", "width", "height", "sampler", "schedule"),
 }
 FILLED_IN = ASKED - {"id", "priority"}  # what a workflow holds already when the daemon gets it

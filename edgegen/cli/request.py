@@ -50,6 +50,11 @@ _OPTIONS = (
         help=f"Noise levels to visit: {SCHEDULES}. Default: the pack's own timesteps.",
     ),
     click.option("--negative", metavar="TEXT", help="What the picture should not show."),
+    click.option(
+        "--prompt-syntax",
+        metavar="S",
+        help="How weights are written: comfyui, or a1111 with [less] and BREAK. Default: comfyui.",
+    ),
 )
 
 
@@ -96,6 +101,7 @@ def request_data(prompt: str, options: dict[str, Any]) -> dict[str, Any]:
         BadRequest: the size is none, or stdin cannot be read as a prompt.
     """
     data = {"prompt": read_prompt(prompt), "negative_prompt": options.get("negative")}
+    data["prompt_syntax"] = options.get("prompt_syntax")
     data |= {
         key: options.get(key)
         for key in ("pack", "seed", "steps", "guidance", "sampler", "schedule", "id", "priority")

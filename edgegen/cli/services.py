@@ -105,7 +105,9 @@ def check_broker(mqtt: MqttSettings, password: str | None = None) -> Check:
         advice = "is it an MQTT broker? with TLS, set mqtt.tls"
         return Check("broker", "bad", f"{where}: no answer in {BROKER_TIMEOUT_S:g} s", advice)
     if reason != "Success":
-        return Check("broker", "bad", f"{where}: {reason}", "check mqtt.username and mqtt.password_file")
+        is_old = reason == "Unsupported protocol version"
+        advice = "set mqtt.protocol to 3.1.1" if is_old else "check mqtt.username and mqtt.password_file"
+        return Check("broker", "bad", f"{where}: {reason}", advice)
     return Check("broker", "ok", f"{where}: connected, login accepted")
 
 
@@ -118,14 +120,13 @@ def broker_answer(mqtt: MqttSettings, password: str | None = None) -> str | None
     """
     import secrets
 
-    from paho.mqtt.client import Client
-    from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+    from paho.mqtt.enums import MQTTErrorCode
 
-    from edgegen.frontends.mqtt.client import read_password
+    from edgegen.frontends.mqtt.client import new_client, read_password
 
     said: list[str] = []
     name = f"edgegen-doctor-{secrets.token_hex(4)}"
-    client = Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5)
+    client = new_client(mqtt.protocol, name)
     client.on_connect = lambda _c, _u, _f, reason, _p: said.append(str(reason))
     client.connect_timeout = BROKER_TIMEOUT_S
     if mqtt.username:

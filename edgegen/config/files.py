@@ -238,6 +238,11 @@ def input_dir(settings: Settings) -> Path:
     return (settings.workflow.input_dir or data_dir(settings.node) / "input").expanduser()
 
 
+def compiled_dir(node: NodeSettings) -> Path:
+    """Where graphs are kept as a provider compiled them; may be emptied at any time."""
+    return data_dir(node) / "compiled"
+
+
 def pack_dirs(settings: Settings) -> tuple[Path, ...]:
     """Where packs are looked for, in order: the configured folders, installed ones, built-in ones."""
     chosen = (folder.expanduser().absolute() for folder in settings.engine.pack_dirs)

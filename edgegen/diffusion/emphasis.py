@@ -6,7 +6,7 @@ outside; `\\(` and `\\)` are plain parentheses. What does not pair up is plain t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -35,17 +35,12 @@ def weighted_parts(text: str) -> list[tuple[str, float]]:
     return found
 
 
-def weight_problem(text: str) -> str | None:
-    """Why a text's weights are not allowed, naming the first; None when they are."""
-    for part, weight in weighted_parts(text):
+def weight_problem(parts: Iterable[tuple[str, float]]) -> str | None:
+    """Why parts' weights are not allowed, naming the first; None when they are."""
+    for part, weight in parts:
         if abs(weight) > MAX_WEIGHT:
             return f"gives {part[:40]!r} the weight {weight:g}; allowed are {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
     return None
-
-
-def plain_text(text: str) -> str:
-    """The text without its weights."""
-    return "".join(part for part, _ in weighted_parts(text))
 
 
 def emphasize(encoding: np.ndarray, empty: np.ndarray, weights: np.ndarray) -> np.ndarray:

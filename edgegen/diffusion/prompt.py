@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
-from .emphasis import plain_text, weighted_parts
+from .chunks import COMFYUI, parts_of
 from .tokenizer import ClipTokenizer
+
+_EMBEDDING = re.compile(r"(?<![\w:])embedding:[\w./-]+")
 
 
 def clean_prompt(text: str) -> str:
@@ -16,16 +19,27 @@ def clean_prompt(text: str) -> str:
     return unicodedata.normalize("NFC", " ".join("".join(kept).split()))
 
 
-def token_problem(text: str, tokenizer: ClipTokenizer) -> str | None:
-    """Why a text is too long for a tokenizer, naming the first words that would be lost; None if it fits.
+def embedding_problem(text: str) -> str | None:
+    """Why a text cannot be read as it is meant: it asks for a textual inversion; None when it does not."""
+    if (found := _EMBEDDING.search(text)) is None:
+        return None
+    return (
+        f"asks for {found[0][:60]!r}: textual inversion cannot be had here, for packs' text encoders take "
+        "words, not embeddings; leave it out"
+    )
+
+
+def token_problem(text: str, tokenizer: ClipTokenizer, syntax: str = COMFYUI) -> str | None:
+    """Why a text does not fit into one chunk, naming the first words that would be lost; None if it fits.
 
     Weights and their parentheses do not count.
     """
     most = tokenizer.max_length - 2
-    count = sum(tokenizer.count(part) for part, _ in weighted_parts(text))
+    parts = parts_of(text, syntax)
+    count = sum(tokenizer.count(part) for part, _ in parts)
     if count <= most:
         return None
-    lost = _first_lost(plain_text(text), tokenizer)
+    lost = _first_lost("".join(part for part, _ in parts), tokenizer)
     return f"has {count} tokens; at most {most} fit. Shorten it: from {lost!r} on it is lost"
 
 

@@ -140,10 +140,15 @@ class ClipTokenizer:
         """
         pairs = [(token, weight) for part, weight in parts for token in self.tokens(part)]
         pairs = pairs[: self.max_length - 2]
-        ids = [self.start_id, *(token for token, _ in pairs), self.end_id]
-        weights = np.ones((1, self.max_length), np.float32)
-        weights[0, 1 : len(pairs) + 1] = [weight for _, weight in pairs]
-        return np.array([ids + [self.pad_id] * (self.max_length - len(ids))], dtype=np.int64), weights
+        return self.frame([token for token, _ in pairs], [weight for _, weight in pairs])
+
+    def frame(self, tokens: Sequence[int], weights: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        """At most `max_length - 2` tokens between start and end, padded, and their weights as
+        `encode_weighted` has them."""
+        ids = [self.start_id, *tokens, self.end_id]
+        framed = np.ones((1, self.max_length), np.float32)
+        framed[0, 1 : len(tokens) + 1] = weights
+        return np.array([ids + [self.pad_id] * (self.max_length - len(ids))], dtype=np.int64), framed
 
     def _word(self, word: str) -> tuple[int, ...]:
         if (known := self._words.get(word)) is not None:

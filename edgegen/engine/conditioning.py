@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import lcm
 
 import numpy as np
 
@@ -65,9 +66,21 @@ Conditioning = Sequence[Encoding]
 """The denoiser's answers to several encodings are averaged."""
 
 
+def _of_one_length(encodings: Conditioning) -> Conditioning:
+    """Rows repeated to a common number: attention over all rows twice is attention over them once."""
+    lengths = [encoding.hidden.shape[1] for encoding in encodings]
+    if len(set(lengths)) == 1:
+        return encodings
+    most = lcm(*lengths)
+    return [
+        replace(encoding, hidden=np.tile(encoding.hidden, (1, most // length, 1)))
+        for encoding, length in zip(encodings, lengths, strict=True)
+    ]
+
+
 def feeds_of(encodings: Conditioning, width: int, height: int) -> dict[str, np.ndarray]:
     """`Encoding.feeds` of several, one row of a batch each."""
     if len(encodings) == 1:
         return encodings[0].feeds(width, height)
-    rows = [encoding.feeds(width, height) for encoding in encodings]
+    rows = [encoding.feeds(width, height) for encoding in _of_one_length(encodings)]
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

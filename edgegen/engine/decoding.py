@@ -83,7 +83,7 @@ def decode(
 def decode_tiled(
     sessions: SessionCache, latents: np.ndarray, downscale: int, tile: int, overlap: int
 ) -> np.ndarray:
-    """As ComfyUI's VAEDecodeTiled: each tile decoded on its own, faded into its neighbours.
+    """Each tile decoded on its own, faded into its neighbours.
 
     Args:
         latents: (b, c, h, w) of the autoencoder.

@@ -13,13 +13,16 @@ from ..diffusion.schedulers import SCHEDULERS
 from ..errors import BadRequest, OutOfMemory
 from ..pack import Pack
 from ..workflow import CheckedNode, CheckedWorkflow, Link
+from ..workflow.declare import IMAGE, LATENT
 from .graphtimes import Pace, pace_key
 from .memorychoice import PROCESS_MB, memory_needs
-from .nodes import LOADERS, NODES
+from .nodes import LOADERS, NODES, SPECS
 from .nodes.images import picture_size
 from .workbench import Workbench
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+CONDITIONINGS = ("conditioning_1", "conditioning_2", "conditioning", "conditioning_to")
+IN_TILES = ("VAEDecodeTiled",)
 Size = tuple[int, int, int]  # width and height in pixels, pictures
 
 
@@ -145,6 +148,8 @@ def _pixels(size: str) -> int:
 def _size_of(bench: Workbench, node: CheckedNode, sizes: Mapping[str, Size | None]) -> Size | None:
     """What a node hands on, in pixels; a node without inputs of a size has none."""
     values = node.inputs
+    if not {IMAGE, LATENT} & set(SPECS[node.class_type].outputs):
+        return None  # words may speak of sizes, too
     linked = [sizes.get(value.node) for value in values.values() if isinstance(value, Link)]
     first = next((size for size in linked if size), None)
     if isinstance(name := values.get("image"), str):
@@ -177,8 +182,8 @@ def _runs_of(
         if pack is None or not isinstance(feed, Link):
             continue
         size = sizes.get(feed.node)
-        if size is None or (role == "unet" and "sampler_name" not in node.inputs):
-            yield None, 0  # steps that other nodes make up
+        if size is None or node.class_type in IN_TILES or _speaks_of_areas(checked, node):
+            yield None, 0
             return
         side = pack.manifest.latent_downscale
         width, height = size[0] // side, size[1] // side
@@ -190,7 +195,10 @@ def _runs_of(
 
 def _looks(checked: CheckedWorkflow, node: CheckedNode, pack: Pack) -> int:
     """How often a sampler asks the denoiser about one picture."""
-    values = {name: value for name, value in node.inputs.items() if not isinstance(value, Link)}
+    values = _plain_values(node)
+    for name in ("sampler", "sigmas"):  # nodes of their own, of a sampler taken apart
+        if isinstance(link := node.inputs.get(name), Link):
+            values |= _plain_values(checked.nodes[link.node])
     steps = NODES[node.class_type].planned_steps(values)
     if values.get("denoise", 1.0) <= 0 or steps == 0:
         return 0
@@ -202,13 +210,26 @@ def _looks(checked: CheckedWorkflow, node: CheckedNode, pack: Pack) -> int:
     return looks * (positive + (0 if one_pass else negative))
 
 
+def _plain_values(node: CheckedNode) -> dict[str, Any]:
+    return {name: value for name, value in node.inputs.items() if not isinstance(value, Link)}
+
+
+def _speaks_of_areas(checked: CheckedWorkflow, node: CheckedNode) -> bool:
+    """Whether some of a sampler's words are for a part of the picture, looked at in a size of its own."""
+    links = [node.inputs.get(name) for name in (*CONDITIONINGS, "positive", "negative")]
+    sources = [checked.nodes[link.node] for link in links if isinstance(link, Link)]
+    return any(
+        source.class_type == "ConditioningSetArea" or _speaks_of_areas(checked, source) for source in sources
+    )
+
+
 def _conditionings(checked: CheckedWorkflow, value: Any) -> int:
     """How many encodings a sampler gets: combining adds them up, all else keeps their number."""
     if not isinstance(value, Link):
         return 0
     node = checked.nodes[value.node]
-    names = ("conditioning_1", "conditioning_2", "conditioning", "conditioning_to")
-    return sum(_conditionings(checked, node.inputs[name]) for name in names if name in node.inputs) or 1
+    inputs = (node.inputs[name] for name in CONDITIONINGS if name in node.inputs)
+    return sum(_conditionings(checked, value) for value in inputs) or 1
 
 
 def _pack(bench: Workbench, checked: CheckedWorkflow, node: CheckedNode, name: str) -> Pack | None:
@@ -216,7 +237,7 @@ def _pack(bench: Workbench, checked: CheckedWorkflow, node: CheckedNode, name: s
     link = node.inputs.get(name)
     while isinstance(link, Link):
         source = checked.nodes[link.node]
-        if source.class_type in LOADERS:
-            return bench.pack_for(source.inputs[LOADERS[source.class_type]])
+        if (file := LOADERS.get(source.class_type)) is not None:
+            return bench.pack_for(source.inputs[file])
         link = source.inputs.get(name)
     return None

@@ -124,7 +124,9 @@ class TextToImage:
         """Raises BadRequest when a prompt has more tokens than the pack reads, or weights beyond all sense;
         none is ever cut silently."""
         texts = {"prompt": settings.prompt, "negative_prompt": settings.negative_prompt}
-        found = {field: self.stages.words.problem(text) for field, text in texts.items()}
+        found = {
+            field: self.stages.words.problem(text, settings.prompt_syntax) for field, text in texts.items()
+        }
         if problems := [Problem(field, texts[field], message) for field, message in found.items() if message]:
             raise BadRequest(problems)
 
@@ -168,7 +170,7 @@ class TextToImage:
         latents = resume.latents if resume else rng.normal(shape) * np.float32(scheduler.init_noise_sigma)
         yield Progress(resume.index if resume else 0, len(scheduler.timesteps), latents, None)
         conditioning, unconditional = self.stages.encode_prompts(
-            settings.prompt, settings.negative_prompt, settings.guidance
+            settings.prompt, settings.negative_prompt, settings.guidance, settings.prompt_syntax
         )
         pair = self.stages.predict_pair if unconditional and self._batch_guidance else None
         steps = self.stages.denoise(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ProviderError
+from .compiled import CompiledCache
 from .runtime import onnxruntime
 
 PROVIDERS = ("auto", "cpu", "openvino")
@@ -33,25 +35,33 @@ class ProviderChoice:
         name: `cpu` or `openvino`.
         reason: for people: why this one.
         devices: ONNX Runtime's OrtEpDevice of the provider; empty for the built-in CPU provider.
-        make_options: threads -> the plugin's options.
+        make_options: threads and a folder for compiled graphs -> the plugin's options.
+        version: of the plugin; what it compiled fits no other.
+        compiled: where compiled graphs are kept; None: nowhere.
     """
 
     name: str
     reason: str
     devices: tuple[Any, ...] = ()
-    make_options: Callable[[int], dict[str, str]] = lambda threads: {}  # noqa: ARG005
+    make_options: Callable[[int, Path | None], dict[str, str]] = lambda threads, folder: {}  # noqa: ARG005
+    version: str = ""
+    compiled: CompiledCache | None = None
 
 
-def choose_provider(wanted: str = "auto", cpuinfo: Path = CPUINFO) -> ProviderChoice:
+def choose_provider(
+    wanted: str = "auto", cpuinfo: Path = CPUINFO, compiled: CompiledCache | None = None
+) -> ProviderChoice:
     """`auto` takes OpenVINO on an Intel chip when it is installed, else the CPU provider, and says why.
 
+    Args:
+        compiled: where OpenVINO may keep what it compiled; the CPU provider compiles nothing.
     Raises:
         ProviderError: OpenVINO was asked for and cannot run here, or the name is unknown.
     """
     if wanted == "cpu":
         return ProviderChoice("cpu", "asked for")
     if wanted == "openvino":
-        return _openvino("asked for")
+        return _openvino("asked for", compiled)
     if wanted != "auto":
         raise ProviderError(f"provider is {wanted!r}; known are {', '.join(PROVIDERS)}")
     vendor = cpu_vendor(cpuinfo)
@@ -60,7 +70,7 @@ def choose_provider(wanted: str = "auto", cpuinfo: Path = CPUINFO) -> ProviderCh
             "cpu", f"the processor is {vendor or 'not an Intel one'}; OpenVINO is for Intel's"
         )
     try:
-        return _openvino("an Intel processor, and OpenVINO is installed")
+        return _openvino("an Intel processor, and OpenVINO is installed", compiled)
     except ProviderError as err:
         return ProviderChoice("cpu", f"an Intel processor, but {err}")
 
@@ -74,14 +84,18 @@ def cpu_vendor(cpuinfo: Path = CPUINFO) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
-def _openvino(reason: str) -> ProviderChoice:
+def _openvino(reason: str, compiled: CompiledCache | None) -> ProviderChoice:
     devices = openvino_devices()
-    return ProviderChoice("openvino", reason, devices[:1], openvino_options)
+    version = importlib.metadata.version("onnxruntime-ep-openvino")
+    return ProviderChoice("openvino", reason, devices[:1], openvino_options, version, compiled)
 
 
-def openvino_options(threads: int) -> dict[str, str]:
-    """The plugin takes OpenVINO's own properties as JSON, per device."""
-    return {"load_config": json.dumps({"CPU": {"INFERENCE_NUM_THREADS": str(threads)}})}
+def openvino_options(threads: int, folder: Path | None = None) -> dict[str, str]:
+    """The plugin takes OpenVINO's own properties as JSON, per device; `folder`: for compiled graphs."""
+    properties = {"INFERENCE_NUM_THREADS": str(threads)}
+    if folder is not None:
+        properties["CACHE_DIR"] = str(folder)
+    return {"load_config": json.dumps({"CPU": properties})}
 
 
 @functools.cache
@@ -96,9 +110,8 @@ def openvino_devices() -> tuple[Any, ...]:
         raise ProviderError(f"the OpenVINO provider is not installed; {INSTALL_HINT}, or use provider cpu")
     ort = onnxruntime()
     try:
-        plugin = importlib.import_module(PLUGIN_MODULE)
-        ort.register_execution_provider_library(PLUGIN_MODULE, plugin.get_library_path())
-        offered = [d for d in ort.get_ep_devices() if d.ep_name == plugin.get_ep_name()]
+        ep_name = _register_plugin(PLUGIN_MODULE)
+        offered = [d for d in ort.get_ep_devices() if d.ep_name == ep_name]
     except Exception as err:
         raise ProviderError(
             f"the OpenVINO provider does not load: {_first_line(err)}; use provider cpu"
@@ -111,6 +124,14 @@ def openvino_devices() -> tuple[Any, ...]:
             "hardware only; use provider cpu"
         )
     return found
+
+
+@functools.cache
+def _register_plugin(module: str) -> str:
+    """Load the plugin's library, which ONNX Runtime allows only once; returns the provider's name."""
+    plugin = importlib.import_module(module)
+    onnxruntime().register_execution_provider_library(module, plugin.get_library_path())
+    return str(plugin.get_ep_name())
 
 
 def _first_line(err: Exception) -> str:

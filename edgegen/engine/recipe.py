@@ -68,6 +68,7 @@ def parse_parameters(text: str) -> dict[str, Any]:
     sampler, schedule = _sampler_and_schedule(said.get("sampler", ""), said.get("schedule type", ""))
     width, _, height = said.get("size", "").partition("x")
     recipe = {
+        "prompt_syntax": None if said.get("version", "").startswith("edgegen") else "a1111",
         "prompt": prompt.strip(),
         "negative_prompt": negative.strip(),
         "seed": _whole(said.get("seed")),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..diffusion.chunks import COMFYUI, SYNTAXES
 from ..diffusion.prompt import clean_prompt
 from ..diffusion.rng import MAX_SEED
 from ..diffusion.schedulers import SCHEDULERS, most_steps
@@ -41,6 +42,8 @@ class RequestFields(Protocol):
     def sampler(self) -> str | None: ...
     @property
     def schedule(self) -> str | None: ...
+    @property
+    def prompt_syntax(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class GenerationSettings:
     Attributes:
         width, height: pixels.
         schedule: which noise levels the sampler visits; None: the pack's own timesteps.
+        prompt_syntax: how weights are written in both prompts.
     """
 
     prompt: str
@@ -61,6 +65,7 @@ class GenerationSettings:
     height: int
     sampler: str
     schedule: str | None = None
+    prompt_syntax: str = COMFYUI
 
 
 def random_seed() -> int:
@@ -100,6 +105,7 @@ def resolve_settings(
         height=defaults.height if request.height is None else request.height,
         sampler=defaults.sampler if request.sampler is None else request.sampler,
         schedule=request.schedule,
+        prompt_syntax=request.prompt_syntax or COMFYUI,
     )
     if problems := list(_problems(settings, pack.manifest, limits)):
         raise BadRequest(problems)
@@ -120,6 +126,11 @@ def _problems(wanted: GenerationSettings, manifest: Manifest, limits: LimitSetti
     if not (math.isfinite(wanted.guidance) and 1 <= wanted.guidance <= limits.guidance):
         yield Problem(
             "guidance", wanted.guidance, f"{wanted.guidance:g} is not allowed: 1 to {limits.guidance:g}"
+        )
+    if wanted.prompt_syntax not in SYNTAXES:
+        known = ", ".join(SYNTAXES)
+        yield Problem(
+            "prompt_syntax", wanted.prompt_syntax, f"{wanted.prompt_syntax!r} is not known: {known}"
         )
     yield from _step_problems(wanted, manifest, limits)
     yield from _size_problems(wanted, manifest, limits)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import EngineError, OutOfMemory, ProviderError
 from ..pack import Pack
+from .compiled import cache_key
 from .freememory import own_anonymous_mb
 from .graphtimes import GraphTimes
 from .memory import FULL, MemoryMode, apply_mode, trim_malloc
@@ -39,7 +40,7 @@ class GraphSession:
 
     Attributes:
         name: for messages: the role or the file.
-        inputs: name -> (dtype, rank); outputs: names.
+        inputs: name -> (dtype, rank); outputs: names. shapes: name -> sides, None for a free one.
         properties: the graph's own metadata.
         runs: how often it ran.
         times: told of every run; None: nobody is.
@@ -50,6 +51,9 @@ class GraphSession:
     def __init__(self, session: Any, name: str):
         self.name = name
         self.inputs = {i.name: (_dtype(i.type, i.name, name), len(i.shape)) for i in session.get_inputs()}
+        self.shapes = {
+            i.name: [s if isinstance(s, int) else None for s in i.shape] for i in session.get_inputs()
+        }
         self.outputs = [o.name for o in session.get_outputs()]
         self.properties: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
         self.runs = 0
@@ -122,7 +126,12 @@ def _readable(doing: str, err: Exception) -> EngineError:
 
 
 def open_session(
-    path: Path, choice: ProviderChoice, threads: int = 0, name: str = "", memory: MemoryMode = FULL
+    path: Path,
+    choice: ProviderChoice,
+    threads: int = 0,
+    name: str = "",
+    memory: MemoryMode = FULL,
+    compiled: Path | None = None,
 ) -> GraphSession:
     """Load a graph.
 
@@ -131,6 +140,7 @@ def open_session(
         threads: for one operator's work; 0: one per usable core.
         name: for messages; the file's path when empty.
         memory: how to spend it; only the CPU provider listens.
+        compiled: folder where the provider finds and keeps what it compiled; the CPU provider needs none.
     Raises:
         OutOfMemory, EngineError: the graph does not load.
         ProviderError: the provider is not what runs it.
@@ -141,7 +151,7 @@ def open_session(
         options = session_options(ort, threads or usable_cores())
         if choice.devices:
             options.add_provider_for_devices(
-                list(choice.devices), choice.make_options(threads or usable_cores())
+                list(choice.devices), choice.make_options(threads or usable_cores(), compiled)
             )
             session = ort.InferenceSession(str(path), options)
         else:
@@ -210,8 +220,17 @@ class SessionCache:
     def _load(self, role: str) -> GraphSession:
         began = time.monotonic()
         path = self._pack.verify_graph(role)
-        size = sum(entry.bytes for entry in self._pack.manifest.graphs[role].files.values())
-        session = open_session(path, self._choice, self._threads, role, self._memory.for_graph(size))
+        files = self._pack.manifest.graphs[role].files.values()
+        memory = self._memory.for_graph(sum(entry.bytes for entry in files))
+
+        def load(folder: Path | None) -> GraphSession:
+            return open_session(path, self._choice, self._threads, role, memory, folder)
+
+        if self._choice.compiled is None:
+            session = load(None)
+        else:
+            key = cache_key([entry.sha256 for entry in files], self._choice.version)
+            session = self._choice.compiled.open(key, load)
         if role != DECODER:
             session.times = self.times
         log.debug("graph %s loaded in %.2f s; %d MB held", role, time.monotonic() - began, own_anonymous_mb())

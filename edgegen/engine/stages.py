@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..diffusion.chunks import COMFYUI
 from ..diffusion.conditions import guidance_embedding
 from ..diffusion.rng import NoiseSource
 from ..diffusion.sampler import PairDenoiser, SamplerState, SamplerStep, sample
@@ -19,7 +20,8 @@ from ..errors import EngineError
 from ..pack import Pack
 from .areas import blended, has_areas, with_counterparts
 from .conditioning import Conditioning, Encoding, feeds_of
-from .decoding import WHOLE, decode, decode_tiled
+from .decoding import WHOLE, decode, run_decoder
+from .feathering import decode_three_ways
 from .graphtimes import Pace
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
@@ -56,17 +58,19 @@ class Stages:
         """One text by all of the pack's text encoders, weights applied; recent ones are remembered."""
         return self.words.encode([text])[0]
 
-    def encode_prompts(self, prompt: str, negative_prompt: str, guidance: float) -> Prompts:
+    def encode_prompts(
+        self, prompt: str, negative_prompt: str, guidance: float, syntax: str = COMFYUI
+    ) -> Prompts:
         """What to draw, and what not to; without a second pass the latter is not even read.
 
         An empty negative prompt is zeros for families with two text encoders, as they were trained.
         """
         if guidance == 1 or self.pack.manifest.guidance_embedding_dim:
-            return [self.encode(prompt)], None
+            return self.words.encode([prompt], syntax), None
         if not negative_prompt and self.words.encoders > 1:
-            wanted = self.encode(prompt)
+            (wanted,) = self.words.encode([prompt], syntax)
             return [wanted], [wanted.zeroed()]
-        wanted, unwanted = self.words.encode([prompt, negative_prompt])
+        wanted, unwanted = self.words.encode([prompt, negative_prompt], syntax)
         return [wanted], [unwanted]
 
     def denoise(
@@ -145,9 +149,10 @@ class Stages:
         return sample
 
     def decode_tiled(self, latents: np.ndarray, tile: int, overlap: int) -> np.ndarray:
-        """As `decode`, in blended tiles: see `decoding.decode_tiled`."""
+        """As `decode`, in tiles as ComfyUI lays them: see `feathering.decode_three_ways`."""
         side = self.pack.manifest.latent_downscale
-        return decode_tiled(self.sessions, latents, side, tile, overlap)
+        session = self.sessions.get("vae_decoder")
+        return decode_three_ways(lambda part: run_decoder(session, part), latents, tile, overlap, side)
 
     def encode_picture(self, sample: np.ndarray) -> np.ndarray:
         """(1, 3, height, width) float32 in [-1, 1] -> (1, c, h, w) of the autoencoder's latents.

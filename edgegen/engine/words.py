@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from ..diffusion.emphasis import emphasize, weight_problem, weighted_parts
-from ..diffusion.prompt import token_problem
+from ..diffusion.chunks import COMFYUI, Chunk, chunks_of, parts_of, weigh
+from ..diffusion.emphasis import weight_problem
+from ..diffusion.prompt import embedding_problem, token_problem
 from ..diffusion.tokenizer import ClipTokenizer
+from ..diffusion.webui import editing_problem
 from ..errors import EngineError
 from ..pack import Manifest, Pack
 from .conditioning import Encoding
@@ -35,6 +38,8 @@ class Words:
 
     def __init__(self, pack: Pack, sessions: SessionCache):
         manifest, path = pack.manifest, pack.verify_tokenizer()
+        self._sessions = sessions
+        self._takes_any_length: bool | None = None
         length = manifest.tokenizer.max_length
         self._tokenizer = ClipTokenizer.from_file(path, length)
         if SECOND not in manifest.graphs:
@@ -50,17 +55,38 @@ class Words:
         """How many text encoders read each prompt: 1, or 2."""
         return len(self._towers)
 
-    def problem(self, text: str) -> str | None:
-        """Why a text cannot be read: too many tokens, or weights beyond all sense; None if it can."""
-        return weight_problem(text) or token_problem(text, self._tokenizer)
+    def problem(self, text: str, syntax: str = COMFYUI) -> str | None:
+        """Why a text cannot be read: an embedding, weights beyond all sense, more tokens than the denoiser
+        takes; None if it can. For a text of several chunks the denoiser is loaded, to see what it takes.
 
-    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        Args:
+            syntax: how weights are written, one of `diffusion.chunks.SYNTAXES`.
+        """
+        changes = editing_problem(text) if syntax != COMFYUI else None
+        if found := embedding_problem(text) or changes or weight_problem(parts_of(text, syntax)):
+            return found
+        if len(chunks_of(text, self._tokenizer, syntax)) == 1 or self._any_length():
+            return None
+        return (
+            token_problem(text, self._tokenizer, syntax) or "has BREAKs, but this pack reads one chunk only"
+        )
+
+    def _any_length(self) -> bool:
+        """Whether the denoiser's graph takes rows for any number of tokens."""
+        if self._takes_any_length is None:
+            shape = self._sessions.get("unet").shapes.get("encoder_hidden_states", [])
+            self._takes_any_length = len(shape) == 3 and shape[1] is None
+        return self._takes_any_length
+
+    def encode(self, texts: Sequence[str], syntax: str = COMFYUI) -> list[Encoding]:
         """Each text read by every encoder; one encoder after the other, so that each loads but once."""
-        return self.encode_each([(text,) * self.encoders for text in texts])
+        return self.encode_each([(text,) * self.encoders for text in texts], syntax)
 
-    def encode_each(self, prompts: Sequence[tuple[str, ...]]) -> list[Encoding]:
+    def encode_each(self, prompts: Sequence[tuple[str, ...]], syntax: str = COMFYUI) -> list[Encoding]:
         """The same for prompts that say something of its own to every encoder."""
-        by_tower = [[tower.read(prompt[k]) for prompt in prompts] for k, tower in enumerate(self._towers)]
+        by_tower = [
+            [tower.read(prompt[k], syntax) for prompt in prompts] for k, tower in enumerate(self._towers)
+        ]
         return [_joined(read) for read in zip(*by_tower, strict=True)]
 
     def forget(self) -> None:
@@ -90,31 +116,34 @@ class _Tower:
         self._sessions = sessions
         self._rows = rows
         self._summary = summary
-        self._remembered: OrderedDict[str, Encoding] = OrderedDict()
+        self._remembered: OrderedDict[tuple[str, str], Encoding] = OrderedDict()
         self._empty: Encoding | None = None
 
-    def read(self, text: str) -> Encoding:
-        """Weights applied to the tokens' rows."""
+    def read(self, text: str, syntax: str = COMFYUI) -> Encoding:
+        """Weights applied to the tokens' rows; chunks one after the other, summed up by the first."""
         if not text:
-            self._empty = self._empty or self._look("")
+            self._empty = self._empty or self._look(Chunk(), syntax)
             return self._empty
-        if text not in self._remembered:
-            self._remembered[text] = self._look(text)
-        self._remembered.move_to_end(text)
+        key = text, syntax
+        if key not in self._remembered:
+            looks = [self._look(chunk, syntax) for chunk in chunks_of(text, self._tokenizer, syntax)]
+            rows = [look.hidden for look in looks]
+            self._remembered[key] = replace(looks[0], hidden=np.concatenate(rows, axis=1))
+        self._remembered.move_to_end(key)
         while len(self._remembered) > PROMPTS_REMEMBERED:
             self._remembered.popitem(last=False)
-        return self._remembered[text]
+        return self._remembered[key]
 
     def forget(self) -> None:
         self._remembered.clear()
         self._empty = None
 
-    def _look(self, text: str) -> Encoding:
-        ids, weights = self._tokenizer.encode_weighted(weighted_parts(text))
+    def _look(self, chunk: Chunk, syntax: str) -> Encoding:
+        ids, weights = self._tokenizer.frame(chunk.tokens, chunk.weights)
         out = self._sessions.get(self._role).run({"input_ids": ids})
         hidden = output_of(out, self._rows(out), self._role)
         if (weights != 1).any():
-            hidden = emphasize(hidden, self.read("").hidden, weights)
+            hidden = weigh(hidden, self.read("").hidden, weights, syntax)
         return Encoding(hidden, output_of(out, self._summary, self._role) if self._summary else None)
 
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from ..errors import BadRequest, Problem, shorten
-from ..settings import SAMPLERS, SCHEDULES, LimitSettings
+from ..settings import PROMPT_SYNTAXES, SAMPLERS, SCHEDULES, LimitSettings
 from .payload import decode_payload
 from .workflowjob import (
     INLINE,
@@ -71,6 +71,7 @@ class JobRequest:
     height: int | None = None
     sampler: str | None = None
     schedule: str | None = None
+    prompt_syntax: str | None = None
     pack: str | None = None
     priority: int = 0
     deadline: float | None = None
@@ -147,6 +148,8 @@ def parse_request(
     if "workflow" not in data:
         alone = [key for key in ("inputs", "values") if key in data]
         problems += [Problem(key, None, "goes with a workflow only") for key in alone]
+    elif "prompt_syntax" in data:
+        problems.append(Problem("prompt_syntax", None, "goes with a prompt only: workflows are ComfyUI's"))
     if problems:
         raise BadRequest(sorted(problems, key=lambda p: p.field))
     if "workflow" in data:
@@ -204,6 +207,7 @@ def _checks(limits: LimitSettings) -> dict[str, _Check]:
         "height": lambda value: _check_integer(value, MIN_SIDE, limits.side),
         "sampler": lambda value: _check_name(value, SAMPLERS, "sampler"),
         "schedule": lambda value: _check_name(value, SCHEDULES, "schedule"),
+        "prompt_syntax": lambda value: _check_name(value, PROMPT_SYNTAXES, "prompt syntax"),
         "pack": _check_pack,
         "priority": lambda value: _check_integer(value, -100, 100),
         "deadline": lambda value: _check_number(value, 0, MAX_DEADLINE),

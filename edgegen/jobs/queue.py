@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,20 +62,33 @@ class JobQueue:
         Raises:
             QueueFull: `max_jobs` are waiting already.
         """
+        (enqueued,) = self.enqueue_all([request])
+        if isinstance(enqueued, QueueFull):
+            raise enqueued
+        return enqueued
+
+    def enqueue_all(self, requests: Sequence[JobRequest]) -> Sequence[Enqueued | QueueFull]:
+        """Commit jobs together, at the price of one: a commit waits for the disk, which takes milliseconds.
+
+        Returns what became of each; one that finds the queue full keeps none of the others out.
+        """
         with self.database.transaction() as db:
-            if known := _find(db, request.id):
-                return Enqueued(known, is_new=False)
-            waiting = db.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
-            if waiting >= self._settings.max_jobs:
-                raise QueueFull(
-                    f"{waiting} jobs are waiting and queue.max_jobs is {self._settings.max_jobs}: try later"
-                )
-            db.execute(
-                "INSERT INTO jobs (id, request, priority, deadline, created, state) "
-                "VALUES (?, ?, ?, ?, ?, 'queued')",
-                (request.id, _dump(request), request.priority, request.deadline, self._now()),
+            return [self._enqueue(db, request) for request in requests]
+
+    def _enqueue(self, db: sqlite3.Connection, request: JobRequest) -> Enqueued | QueueFull:
+        if known := _find(db, request.id):
+            return Enqueued(known, is_new=False)
+        waiting = db.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
+        if waiting >= self._settings.max_jobs:
+            return QueueFull(
+                f"{waiting} jobs are waiting and queue.max_jobs is {self._settings.max_jobs}: try later"
             )
-            return Enqueued(_get(db, request.id), is_new=True)
+        db.execute(
+            "INSERT INTO jobs (id, request, priority, deadline, created, state) "
+            "VALUES (?, ?, ?, ?, ?, 'queued')",
+            (request.id, _dump(request), request.priority, request.deadline, self._now()),
+        )
+        return Enqueued(_get(db, request.id), is_new=True)
 
     def claim(self) -> Job | None:
         """Take the next job: highest priority, then oldest. Its attempt is counted before it runs.

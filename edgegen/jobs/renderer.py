@@ -14,10 +14,12 @@ from typing import Any, Protocol
 
 from ..diffusion.sampler import SamplerState
 from ..engine.checkpoint import Arrays, freeze, run_label, state_arrays, state_from, thaw
+from ..engine.compiled import cache_in
 from ..engine.graphtimes import Pace
 from ..engine.metadata import save_picture
 from ..engine.pipeline import GenerationSettings, Picture, TextToImage, resolve_settings
 from ..engine.preview import encode_preview
+from ..engine.providers import choose_provider
 from ..engine.request import random_seed
 from ..pack import Pack, find_pack
 from ..settings import EngineSettings, LimitSettings
@@ -78,10 +80,18 @@ class PipelineRenderer:
     Args:
         folders: where packs are looked for, in order.
         limits: bounds of what a job may ask for; the front may have checked with others.
+        compiled: folder for graphs as a provider compiled them; None: none are kept.
     """
 
-    def __init__(self, settings: EngineSettings, folders: tuple[Path, ...], limits: LimitSettings):
+    def __init__(
+        self,
+        settings: EngineSettings,
+        folders: tuple[Path, ...],
+        limits: LimitSettings,
+        compiled: Path | None = None,
+    ):
         self._settings = settings
+        self._compiled = cache_in(compiled, settings.compiled_mb)
         self._folders = folders
         self._limits = limits
         self._pipeline: TextToImage | None = None
@@ -117,7 +127,8 @@ class PipelineRenderer:
         if self._pipeline is None or self._pipeline.pack != pack:
             self.unload()  # first, for two may not fit
             wanted = self._settings
-            self._pipeline = TextToImage(pack, wanted.provider, wanted.threads, memory=wanted.memory)
+            provider = choose_provider(wanted.provider, compiled=self._compiled)
+            self._pipeline = TextToImage(pack, provider, wanted.threads, memory=wanted.memory)
             choice, memory = self._pipeline.provider, self._pipeline.memory
             log.info("pack %s runs on provider %s: %s", pack.name, choice.name, choice.reason)
             log.info("pack %s runs in memory mode %s: %s", pack.name, memory.mode.name, memory.reason)

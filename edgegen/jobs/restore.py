@@ -16,7 +16,10 @@ from .queue import JobQueue
 
 log = logging.getLogger(__name__)
 
-ASKED = ("prompt", "negative_prompt", "steps", "guidance", "width", "height", "sampler", "schedule", "pack")
+ASKED = (
+    *("prompt", "negative_prompt", "prompt_syntax", "steps", "guidance"),
+    *("width", "height", "sampler", "schedule", "pack"),
+)
 
 
 def restore_jobs(

@@ -11,11 +11,11 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import __version__
-from ..errors import EdgegenError
+from ..errors import EdgegenError, QueueFull, StorageError
 from .admission import Admission
 from .database import SET_ASIDE, set_fact
 from .diskspace import DiskReserve
@@ -24,7 +24,7 @@ from .events import JobEvent
 from .gallery import Gallery, Publishable
 from .job import Job, JobRequest, JobState
 from .outbox import outbox_counts
-from .queue import JobQueue
+from .queue import Enqueued, JobQueue
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +79,40 @@ class JobService:
             DiskFull: the disk's reserve is reached.
             StorageError: it could not be written; the job does not exist.
         """
+        (answer,) = self.submit_all([request])
+        if isinstance(answer, EdgegenError):
+            raise answer
+        return answer
+
+    def submit_all(self, requests: Sequence[JobRequest]) -> list[Job | EdgegenError]:
+        """Commit jobs together, as `submit` does one: for each its job, or why it is refused.
+
+        Raises:
+            StorageError: they could not be written; none of them exists.
+        """
         with self._lock:
+            answers: dict[str, EdgegenError | None] = {}
+            for request in requests:  # of two with one id the second is known, once the first is in
+                if request.id not in answers:
+                    answers[request.id] = self._refusal(request)
+            admitted = [request for request in requests if answers[request.id] is None]
+            enqueued = self._queue.enqueue_all(admitted) if admitted else ()
+            for done in enqueued:
+                if isinstance(done, Enqueued) and done.is_new:
+                    self._outbox.append(self._queued_event(done.job))
+        self._deliver()
+        outcomes = iter(enqueued)
+        return [answers[request.id] or _job_or_error(next(outcomes)) for request in requests]
+
+    def _refusal(self, request: JobRequest) -> EdgegenError | None:
+        try:
             if not self._queue.knows(request.id):
                 self._admit(request)
-            enqueued = self._queue.enqueue(request)
-            if enqueued.is_new:
-                self._outbox.append(self._queued_event(enqueued.job))
-        self._deliver()
-        return enqueued.job
+        except StorageError:
+            raise
+        except EdgegenError as err:
+            return err
+        return None
 
     def _admit(self, request: JobRequest) -> None:
         """A redelivery is never asked this: its job is here, and a second answer would be a lie."""
@@ -262,3 +288,7 @@ class JobService:
             log.warning("job %s may be announced again after a restart: %s", job.id, err)
         else:
             self._being_announced.discard(job.id)
+
+
+def _job_or_error(outcome: Enqueued | QueueFull) -> Job | EdgegenError:
+    return outcome if isinstance(outcome, QueueFull) else outcome.job

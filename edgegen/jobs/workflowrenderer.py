@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.files import input_dir, pack_dirs
+from ..config.files import compiled_dir, input_dir, pack_dirs
 from ..diffusion.sampler import SamplerState
 from ..engine.checkpoint import Arrays, freeze, run_label, state_arrays, state_from
 from ..engine.executor import Executor, NodePictures
@@ -102,7 +102,9 @@ class JobRenderer:
     """Draws prompts and workflows; only one of the two holds graphs at a time, for both may not fit."""
 
     def __init__(self, settings: Settings):
-        self._prompts = PipelineRenderer(settings.engine, pack_dirs(settings), settings.limits)
+        self._prompts = PipelineRenderer(
+            settings.engine, pack_dirs(settings), settings.limits, compiled_dir(settings.node)
+        )
         self._workflows = WorkflowRenderer(settings)
 
     def draw(self, request: JobRequest, saved: bytes | None = None) -> Generator[Step | Drawing, None, None]:

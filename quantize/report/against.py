@@ -13,12 +13,13 @@ from edgegen.pack import Manifest, Pack
 
 from .. import evaluate as ev
 from ..calibrate import Recorder, Records
-from ..runner import Recipe, Runner
+from ..runner import DRAWING_ROLES, Recipe, Runner
 from .data import Report, read_report
 from .make import empty_report, with_costs, with_pictures
 
 SEED = 900_000  # as in a build: far from the calibration's
 RECORDS = 16
+ROUNDS = 3  # a build measures once
 
 
 def measure_against(pack: Pack, reference: Pack, prompts: Sequence[str]) -> tuple[Manifest, Report]:
@@ -31,7 +32,9 @@ def measure_against(pack: Pack, reference: Pack, prompts: Sequence[str]) -> tupl
     """
     _check_kin(pack, reference)
     known = read_report(reference.folder)
-    roles = [role for role in pack.manifest.graphs if role in reference.manifest.graphs]
+    roles = [
+        role for role in DRAWING_ROLES if role in pack.manifest.graphs.keys() & reference.manifest.graphs
+    ]
     graphs, references = ({role: p.graph(role) for role in roles} for p in (pack, reference))
     with tempfile.TemporaryDirectory(prefix="edgegen-against-") as name:
         recorder = Recorder(Path(name), RECORDS, hold_out=False)
@@ -45,7 +48,7 @@ def measure_against(pack: Pack, reference: Pack, prompts: Sequence[str]) -> tupl
             role: ev.as_json(ev.graph_drift(graphs[role], records[role])) for role in roles if records[role]
         }
         report = with_pictures(empty_report(known.export_errors if known else {}), prompts, SEED, wanted, got)
-        report = with_costs(report, references, graphs, records)
+        report = with_costs(report, references, graphs, records, ROUNDS)
     return _with_evaluation(pack.manifest, drifts, ev.as_json(ev.picture_drift(wanted, got))), report
 
 

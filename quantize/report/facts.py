@@ -42,6 +42,7 @@ class GraphFacts:
             `target_db` was to be reached.
         layers: loudest first.
         timesteps: (timestep, SQNR in dB), from noise to picture.
+        part_of: the earlier graph whose weights this one shares, so that only its own bytes count.
     """
 
     role: str
@@ -58,6 +59,7 @@ class GraphFacts:
     kept: tuple[str, ...] = ()
     timesteps: tuple[tuple[float, float], ...] = ()
     cost: CostPair | None = None
+    part_of: str = ""
 
     @property
     def missed(self) -> bool:
@@ -83,6 +85,18 @@ class Facts:
     settings: Mapping[str, Any] = field(default_factory=dict)
     machine: str = ""
     reference: str = ""
+
+    @property
+    def needs(self) -> dict[str, int]:
+        """Memory mode -> MB of a whole picture, as the manifest says; empty: not measured."""
+        said = self.manifest.ram_mb.model_dump() if self.manifest.ram_mb else {}
+        return {mode: need for mode, need in said.items() if isinstance(need, int)}
+
+    @property
+    def growth(self) -> dict[str, float]:
+        """Memory mode -> MB more for each million pixels more, where the manifest says it."""
+        said = self.manifest.ram_mb.model_dump() if self.manifest.ram_mb else {}
+        return _numbers(said.get("growth"))
 
     @property
     def precision(self) -> str:
@@ -129,12 +143,14 @@ def _numbers(value: object) -> dict[str, float]:
 
 def _graph(manifest: Manifest, role: str, said: Mapping[str, Any], report: Report | None) -> GraphFacts:
     entry = manifest.graphs[role]
+    whole = _whole(manifest, role)
+    shared = manifest.graphs[whole].files if whole else {}
     kept = tuple(name for name in _list(said.get("float_layers")) if isinstance(name, str))
     figures = _numbers(said)
     return GraphFacts(
         role=role,
         precision=entry.precision,
-        bytes=sum(file.bytes for file in entry.files.values()),
+        bytes=sum(file.bytes for path, file in entry.files.items() if path not in shared),
         export_error=report.export_errors.get(role) if report else None,
         sqnr_db=figures.get("sqnr_db"),
         relative_error=figures.get("relative_error"),
@@ -146,6 +162,17 @@ def _graph(manifest: Manifest, role: str, said: Mapping[str, Any], report: Repor
         kept=kept,
         timesteps=_timesteps(said.get("sqnr_db_by_timestep")),
         cost=report.costs.get(role) if report else None,
+        part_of=whole,
+    )
+
+
+def _whole(manifest: Manifest, role: str) -> str:
+    """The earlier graph that has all files of this one but its own .onnx; empty: there is none."""
+    entry = manifest.graphs[role]
+    weights = entry.files.keys() - {entry.file}
+    earlier = list(manifest.graphs)[: list(manifest.graphs).index(role)]
+    return next(
+        (other for other in earlier if weights and weights <= manifest.graphs[other].files.keys()), ""
     )
 
 

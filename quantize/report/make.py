@@ -43,9 +43,10 @@ def with_costs(
     references: Mapping[str, Path],
     graphs: Mapping[str, Path],
     records: Mapping[str, Records],
+    rounds: int = 1,
 ) -> Report:
-    """The report with what every graph costs alone. Raises EngineError."""
-    return report.model_copy(update={"costs": measure_costs(references, graphs, records)})
+    """The report with what every graph costs alone, as `measure_costs` says. Raises EngineError."""
+    return report.model_copy(update={"costs": measure_costs(references, graphs, records, rounds)})
 
 
 def attach(folder: Path, manifest: Manifest, report: Report | None) -> Manifest:
@@ -61,7 +62,7 @@ def attach(folder: Path, manifest: Manifest, report: Report | None) -> Manifest:
         _write(folder / REPORT_NAME, report.model_dump_json(indent=1) + "\n")
         names.append(REPORT_NAME)
     write_page(folder / PAGE_NAME, manifest, report)
-    extras = {**manifest.extras, **{name: file_entry(folder / name) for name in names}}
+    extras = {**(manifest.extras or {}), **{name: file_entry(folder / name) for name in names}}
     return manifest.model_copy(update={"extras": extras})
 
 

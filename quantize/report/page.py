@@ -24,6 +24,7 @@ MEMORY_MODES = {
     "full": "everything stays in memory: fastest",
     "mapped": "weights stay in their files, and are read as they are needed",
     "low": "one graph at a time, and every buffer is given back at once",
+    "tiled": "as low, and the picture is decoded piece by piece",
 }
 
 

@@ -13,8 +13,8 @@ from ..metrics import psnr_db, ssim
 from .data import PictureRow, Shown
 
 WORST, OTHERS = 8, 4
-SIDE = 384  # pixels at most: what a page shows side by side
-QUALITY = 82
+SIDE = 320  # pixels at most: what a page shows side by side
+QUALITY = 80
 GAIN = 8
 
 

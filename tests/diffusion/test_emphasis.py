@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgegen.diffusion.emphasis import emphasize, plain_text, weight_problem, weighted_parts
+from edgegen.diffusion.emphasis import emphasize, weight_problem, weighted_parts
 from edgegen.diffusion.prompt import clean_prompt, token_problem
 from edgegen.diffusion.tokenizer import ClipTokenizer
 
@@ -68,13 +68,16 @@ def test_each_pair_multiplies(text: str, depth: int) -> None:
 
 def test_nesting_as_deep_as_a_prompt_is_long() -> None:
     deep = "(" * 2000 + "a" + ")" * 2000
-    assert plain_text(deep) == "a"
-    assert weight_problem(deep) is not None
+    assert [part for part, _ in weighted_parts(deep)] == ["a"]
+    assert weight_problem(weighted_parts(deep)) is not None
 
 
 def test_a_weight_beyond_all_sense_is_named() -> None:
-    assert weight_problem("a (red:10) (apple:-10)") is None
-    assert weight_problem("a (red:11) apple") == "gives 'red' the weight 11; allowed are -10 to 10"
+    assert weight_problem(weighted_parts("a (red:10) (apple:-10)")) is None
+    assert (
+        weight_problem(weighted_parts("a (red:11) apple"))
+        == "gives 'red' the weight 11; allowed are -10 to 10"
+    )
 
 
 def test_tokens_carry_their_weights() -> None:

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from edgegen.diffusion.pixels import to_uint8
-from edgegen.engine.decoding import OVERLAP, TAIL, TILES, WHOLE, Decoding, plan_decoding, tile_need_mb
+from edgegen.engine.decoding import (
+    OVERLAP,
+    TAIL,
+    TILES,
+    WHOLE,
+    Decoding,
+    decode_tiled,
+    plan_decoding,
+    tile_need_mb,
+)
 from edgegen.engine.freememory import FreeMemory
 from edgegen.engine.memory import FULL, LOW, MAPPED, TILED, MemoryMode
 from edgegen.engine.providers import choose_provider
@@ -49,9 +58,10 @@ def test_tiles_of_a_real_decoder_come_near_the_whole(pocket: Pack) -> None:
     """`pocket` at 256x256 in tiles of 8 of its 16 latents: its decoder looks about as far as they overlap."""
     stages = Stages(pocket, choose_provider("cpu"), 1)
     latents = np.random.default_rng(0).standard_normal((1, 16, 16, 16)).astype(np.float32)
-    pictures = stages.decode(latents), stages.decode_tiled(latents, 8, 4)
+    side = pocket.manifest.latent_downscale
+    pictures = stages.decode(latents), decode_tiled(stages.sessions, latents, side, 8, 4)
     whole, tiled = (to_uint8(sample).astype(float) for sample in pictures)
     psnr = 20 * np.log10(255 / np.sqrt(np.mean((whole - tiled) ** 2)))
-    print("psnr", psnr)
     assert 30 < psnr < 100
-    assert (stages.decode_tiled(latents, 16, 4) == stages.decode(latents)).all(), "one tile is the whole"
+    one_tile = decode_tiled(stages.sessions, latents, side, 16, 4)
+    assert (one_tile == stages.decode(latents)).all(), "one tile is the whole"

@@ -90,6 +90,52 @@ def test_sizes_batches_guidance_and_combined_words_are_followed(bench, monkeypat
     assert foretold(bench, checked) == real_runs(bench, checked, monkeypatch)
 
 
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_a_sampler_taken_apart_is_followed(bench, monkeypatch, sampler: str) -> None:
+    nodes = text_to_image_graph()
+    names = ("model", "cfg", "positive", "negative", "latent_image")
+    kept = {name: nodes["3"]["inputs"][name] for name in names}
+    parts = {"sampler": ["12", 0], "sigmas": ["13", 0], "add_noise": True, "noise_seed": 1}
+    levels = {"steps": 3, "sigma_max": 14.0, "sigma_min": 0.1, "rho": 7.0}
+    nodes |= {
+        "3": {"class_type": "SamplerCustom", "inputs": kept | parts},
+        "12": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": sampler}},
+        "13": {"class_type": "KarrasScheduler", "inputs": levels},
+    }
+    checked = check(bench, nodes)
+    assert foretold(bench, checked) == real_runs(bench, checked, monkeypatch)
+
+
+def test_areas_and_tiles_are_of_sizes_that_nobody_foretells(bench) -> None:
+    area = {"width": 64, "height": 64, "x": 0, "y": 0, "strength": 1.0, "conditioning": ["6", 0]}
+    both = {"conditioning_1": ["12", 0], "conditioning_2": ["7", 0]}
+    nodes = text_to_image_graph()
+    nodes |= {
+        "12": {"class_type": "ConditioningSetArea", "inputs": area},
+        "13": {"class_type": "ConditioningCombine", "inputs": both},
+    }
+    nodes["3"]["inputs"]["positive"] = ["13", 0]
+    assert graph_runs(bench, check(bench, nodes)) is None
+    tiled = text_to_image_graph()
+    tiled["8"] = {"class_type": "VAEDecodeTiled", "inputs": {**tiled["8"]["inputs"], "tile_size": 64}}
+    assert graph_runs(bench, check(bench, tiled)) is None
+
+
+def test_sizes_that_words_speak_of_are_not_the_pictures(bench, monkeypatch) -> None:
+    xl = Workbench([PACKS / "families"], {"*": "tiny-xl"}, bench.input_dir, LimitSettings(), "cpu", 1)
+    nodes = text_to_image_graph()
+    sizes = dict.fromkeys(("width", "height", "target_width", "target_height"), 128)
+    words = {"crop_w": 0, "crop_h": 0, "text_g": "a cat", "text_l": "the sea", "clip": ["4", 1]}
+    nodes["6"] = {"class_type": "CLIPTextEncodeSDXL", "inputs": sizes | words}
+    nodes["4"]["inputs"]["ckpt_name"] = "sd_xl_base_1.0.safetensors"
+    checked = check(xl, nodes)
+    runs = graph_runs(xl, checked)
+    assert runs is not None
+    found = Counter({(run.role, run.size): times for run, times in runs.items()})
+    assert found == real_runs(xl, checked, monkeypatch)
+    xl.close()
+
+
 RUNS = {GraphRuns("tiny", "text_encoder", ""): 2, GraphRuns("tiny", "unet", "64x64"): 10}
 PACE = {"tiny/cpu/text_encoder/": 0.5, "tiny/cpu/unet/32x32": 1.0, "tiny/cpu/unet/128x128": 20.0}
 

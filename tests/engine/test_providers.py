@@ -85,6 +85,18 @@ def test_options_are_openvinos_json() -> None:
     assert json.loads(openvino_options(3)["load_config"]) == {"CPU": {"INFERENCE_NUM_THREADS": "3"}}
 
 
+def test_asked_twice_openvino_gives_the_same_answer() -> None:
+    """Its library may be loaded only once; a refusal must not turn into another one."""
+    pytest.importorskip("onnxruntime_ep_openvino")
+    answers = set()
+    for _ in range(2):
+        try:
+            answers.add(choose_provider("openvino").name)
+        except ProviderError as err:
+            answers.add(str(err))
+    assert len(answers) == 1
+
+
 def test_openvino_for_real(tiny: Pack) -> None:
     """On Intel hardware its outputs equal the CPU provider's; elsewhere its plugin offers nothing."""
     pytest.importorskip("onnxruntime_ep_openvino")

@@ -36,6 +36,7 @@ def test_our_own_pictures_tell_all(tmp_path: Path, file_format: str) -> None:
         "height": SETTINGS.height,
         "sampler": SETTINGS.sampler,
         "pack": "tiny",
+        "prompt_syntax": "comfyui",
     }
 
 
@@ -50,6 +51,7 @@ def test_the_web_uis_text() -> None:
         "height": 768,
         "sampler": "dpmpp_2m",
         "schedule": "karras",
+        "prompt_syntax": "a1111",
     }
 
 
@@ -83,7 +85,7 @@ def test_the_schedule_has_a_name_of_its_own() -> None:
 
 def test_unknown_samplers_and_odd_numbers_are_left_out() -> None:
     odd = "a\nSteps: 20, Sampler: Restart, CFG scale: nan, Seed: -1, Size: 5, Seed resize from: 3x3"
-    assert parse_parameters(odd) == {"prompt": "a", "steps": 20, "width": 5}
+    assert parse_parameters(odd) == {"prompt": "a", "steps": 20, "width": 5, "prompt_syntax": "a1111"}
 
 
 @given(st.text())

@@ -179,7 +179,8 @@ from types import SimpleNamespace
 from edgegen.engine.pipeline import TextToImage, resolve_settings
 from edgegen.pack import Pack
 from edgegen.settings import LimitSettings
-fields = dict.fromkeys(("seed", "steps", "guidance", "width", "height", "sampler", "schedule"))
+names = "seed steps guidance width height sampler schedule prompt_syntax"
+fields = dict.fromkeys(names.split())
 pack = Pack.open(sys.argv[1])
 request = SimpleNamespace(prompt="a cat", negative_prompt="", **fields)
 list(TextToImage(pack, "cpu", 1).generate(resolve_settings(pack, request, LimitSettings())))

@@ -224,3 +224,12 @@ def test_latents_of_another_scale_are_rescaled_for_the_decoder(bench: Workbench)
     )
     assert np.array_equal(doubled, same)
     assert not np.array_equal(plain, same)
+
+
+def test_mixed_latents_are_of_one_scale_whichever_is_empty(bench: Workbench) -> None:
+    ones = np.ones((1, 4, 8, 8), np.float32)
+    empty, one, other = Latents(ones * 0), Latents(ones, 8, 0.5), Latents(ones, 8, 0.25)
+    found = [NODES["LatentAdd"].run(bench, *pair)[0] for pair in ((empty, one), (one, empty), (one, other))]
+    assert [(latents.scale, float(latents.samples[0, 0, 0, 0])) for latents in found] == [
+        (0.5, 1.0), (0.5, 1.0), (0.5, 1.5),
+    ]  # fmt: skip

@@ -12,7 +12,7 @@ from PIL import Image
 from edgegen.diffusion.rng import NoiseSource
 from edgegen.engine.areas import fading_weight, with_counterparts
 from edgegen.engine.conditioning import Area, Encoding
-from edgegen.engine.executor import Executor, NodePictures, content_keys
+from edgegen.engine.executor import Executor, NodePictures, NodeProgress, content_keys
 from edgegen.engine.nodes import NODES, Latents, check_for
 from edgegen.engine.workbench import Workbench
 from edgegen.settings import LimitSettings
@@ -111,6 +111,22 @@ def test_advanced_and_custom_samplers_keep_too(bench: Workbench) -> None:
         "SamplerCustom", **links, add_noise=True, noise_seed=7, sampler=["10", 0], sigmas=["11", 0]
     )
     assert np.array_equal(result(bench, data, "3").samples, plain.samples)
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m"])
+def test_a_run_cut_off_goes_on_with_the_same_picture_outside(bench: Workbench, sampler: str) -> None:
+    data = graph(sampler_name=sampler, steps=4)
+    whole = result(bench, data, "3")
+    checked = check_for(bench, workflow_from(data))
+    run = Executor(bench).run(checked)
+    cut = next(item for item in run if isinstance(item, NodeProgress) and item.step == 2)
+    run.close()
+    assert cut.state is not None
+    executor = Executor(bench)
+    seen = list(executor.run(checked, {cut.key: cut.state}))
+    assert [item.step for item in seen if isinstance(item, NodeProgress) and item.node_id == "3"] == [0, 3, 4]
+    again = executor._cache.get(content_keys(checked, bench)["3"])[0]
+    assert np.array_equal(again.samples, whole.samples)
 
 
 @pytest.mark.parametrize("grow", [0, 6])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from edgegen.errors import BlockedPrompt, RateLimited
@@ -119,3 +121,11 @@ def test_a_redelivery_is_never_refused_and_a_blocked_prompt_costs_nothing(queue)
     with pytest.raises(RateLimited):
         service.submit(request("b"))
     assert [job.id for job in queue.list()] == ["a"]
+
+
+def test_of_jobs_that_come_together_the_first_get_the_tokens(queue):
+    rates = RateLimiter(RateSettings(mqtt_per_min=1, burst=2), monotonic=lambda: 0.0)
+    service = JobService(queue, admission=Admission(PromptRules(PromptSettings()), rates))
+    asked = [replace(request(name), source="mqtt") for name in ("a", "a", "b", "c")]
+    answers = service.submit_all(asked)
+    assert [type(answer).__name__ for answer in answers] == ["Job", "Job", "Job", "RateLimited"]

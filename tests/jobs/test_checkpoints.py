@@ -11,7 +11,7 @@ from edgegen.engine.pipeline import Picture
 from edgegen.jobs import renderer as renderer_module
 from edgegen.jobs.checkpoints import Checkpoints
 from edgegen.jobs.job import JobRequest
-from edgegen.jobs.renderer import Drawing, PipelineRenderer, Step
+from edgegen.jobs.renderer import Drawing, PipelineRenderer
 from edgegen.settings import EngineSettings, LimitSettings
 from tests.support import small_disk
 
@@ -136,5 +136,5 @@ def test_the_next_attempt_goes_on_with_the_same_random_seed(renderer, pictures, 
 def test_what_does_not_fit_starts_anew_and_is_logged(renderer, caplog, request_, spoil, why) -> None:
     saved = spoil(saved_after(renderer, asked(seed=5), 2))
     first = next(part for part in renderer.draw(request_, saved))
-    assert first == Step(0, request_.steps)
+    assert (first.step, first.steps) == (0, request_.steps)
     assert f"job a starts anew: its checkpoint {why}" in caplog.text

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from edgegen.errors import QueueFull, UnknownJob
-from edgegen.jobs.job import JobState
+from edgegen.errors import QueueFull, StorageError, UnknownJob
+from edgegen.jobs.job import Job, JobState
 from edgegen.jobs.queue import JobQueue
 from edgegen.jobs.service import JobService, new_job_id
 
@@ -48,6 +48,30 @@ def test_submit_commits_then_announces(service, heard, queue, tmp_path):
 def test_a_redelivered_job_announces_nothing(service, heard):
     assert service.submit(request("a")) == service.submit(request("a"))
     assert len(heard) == 1
+
+
+def test_jobs_that_come_together_are_committed_together(service, heard, queue):
+    service.submit(request("known"))
+    heard.clear()
+    answers = service.submit_all([request(name) for name in ("a", "known", "b", "a", "c", "d", "full", "b")])
+    told = [answer.id if isinstance(answer, Job) else answer.code for answer in answers]
+    assert told == ["a", "known", "b", "a", "c", "d", "queue_full", "b"]
+    assert kinds(heard) == [("queued", name) for name in "abcd"]
+    assert [event.place for event in heard] == [2, 3, 4, 5]
+    assert service.submit_all([]) == []
+
+
+def test_when_they_cannot_be_written_none_of_them_exists(service, heard, queue, monkeypatch):
+    real = queue._enqueue
+    monkeypatch.setattr(queue, "_enqueue", lambda db, asked: _fail_at(asked, "b") or real(db, asked))
+    with pytest.raises(StorageError):
+        service.submit_all([request(name) for name in "abc"])
+    assert queue.list() == heard == []
+
+
+def _fail_at(asked, name):
+    if asked.id == name:
+        raise StorageError("the disk is full")
 
 
 def test_a_refused_job_announces_nothing(service, heard):

@@ -32,6 +32,8 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 EXTRA = {
     "fp32": ["--no-evaluate"],
     "fp16": ["--no-evaluate"],
+    "w8": ["--no-evaluate"],
+    "w4": ["--no-evaluate"],
     "int8": ["--with-encoder", "--target-sqnr", "unet=30"],
 }
 

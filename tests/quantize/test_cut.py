@@ -23,9 +23,10 @@ from edgegen.engine.tiles import map_exactly
 from edgegen.errors import EngineError
 from edgegen.pack import GraphEntry, Pack, file_entry, read_manifest, write_manifest
 from quantize.cut import HEAD, TAIL, cut_decoder
-from quantize.export import GraphSpec, _VaeDecoder, tidy, trace
+from quantize.export import tidy, trace
 from quantize.graphs import layers, load_graph, save_graph
 from quantize.int8 import FORMATS, quantize_layers
+from quantize.specs import GraphSpec, _VaeDecoder
 
 TINY = Path(__file__).parent.parent / "packs" / "tiny"
 CPU = choose_provider("cpu")

@@ -11,7 +11,11 @@ import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionXLPipeline
 
 from edgegen.diffusion.tokenizer import ClipTokenizer
+from edgegen.engine.pipeline import Picture, TextToImage
+from edgegen.engine.request import resolve_settings
+from edgegen.jobs.job import JobRequest
 from edgegen.pack import Pack
+from edgegen.settings import LimitSettings
 from quantize import weights
 from quantize.build import BuildOptions, build_pack
 from quantize.convert import Int8Options
@@ -76,7 +80,7 @@ def test_sdxl_draws_what_diffusers_draws(checkpoints: dict[str, Path], packs: di
         add_watermarker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
-    plain = {f"negative_{name}": value for name, value in words_of(source, "").items()}
+    plain = {"negative_prompt": None}  # which is zeros, not the empty prompt
     wanted = pipeline(
         **words_of(source, PROMPT),
         **plain,
@@ -152,3 +156,14 @@ def test_the_embedded_guidance_and_the_words_matter(packs: dict[str, Pack]):
     weak = manifest.model_copy(update={"defaults": manifest.defaults.model_copy(update={"guidance": 1.0})})
     other = Runner.of_pack(Pack(packs["lcm-fp32"].folder, weak), threads=1)
     assert not np.array_equal(first, other.picture(PROMPT, SEED))
+
+
+@pytest.mark.parametrize("name", ["sdxl-fp32", "lcm-fp32", "sdxl-int8"])
+def test_the_device_draws_the_same_picture(packs: dict[str, Pack], name: str):
+    pack = packs[name]
+    request = JobRequest(id="t", prompt=PROMPT, seed=SEED)
+    with TextToImage(pack, "cpu", 1) as engine:
+        *_, picture = engine.generate(resolve_settings(pack, request, LimitSettings()))
+    assert isinstance(picture, Picture)
+    wanted = Runner.of_pack(pack, threads=1).picture(PROMPT, SEED)
+    assert np.abs(picture.pixels.astype(int) - wanted).max() <= 1

@@ -110,7 +110,7 @@ def imported(source: object, role: str, folder: Path) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-def test_it_becomes_an_int8_pack_with_attention_as_exported(
+def test_it_becomes_an_int8_pack_with_attention_as_one_node(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "source").symlink_to(folders["sd1"])
@@ -123,12 +123,13 @@ def test_it_becomes_an_int8_pack_with_attention_as_exported(
     )
     monkeypatch.setattr("quantize.source.Source.native_size", 64)  # there is no config to say it
     said = io.StringIO()
-    build_pack(tmp_path / "source", tmp_path / "pack", options, Progress("lines", said))
+    build_pack(tmp_path / "source", tmp_path / "pack", options, Progress("json", said))
     pack = Pack.open(tmp_path / "pack")
     pack.verify()
     assert "read unet as it was exported" in said.getvalue()
     counts = op_counts(load_graph(pack.graph("unet"), weights=False))
-    assert counts["Softmax"] == 2 * (3 + 1 + 6)
+    assert counts["MultiHeadAttention"] == 2 * (3 + 1 + 6)
+    assert "Softmax" not in counts
     assert counts["DequantizeLinear"] > 50
     assert Runner.of_pack(pack, threads=1).picture("a red apple", 1).shape == (64, 64, 3)
 

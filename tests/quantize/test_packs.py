@@ -20,7 +20,7 @@ from quantize.preview import measure_pack
 from quantize.runner import Runner
 
 ROLES = ("text_encoder", "unet", "vae_decoder")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "w8", "w4")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -87,6 +87,8 @@ def test_precisions_draw_nearly_the_same_picture(packs: dict[str, Pack]):
     assert pictures["fp32"].std() > 3
     assert psnr_db(pictures["fp32"], pictures["fp16"]) > 45
     assert psnr_db(pictures["fp32"], pictures["int8"]) > 25
+    assert psnr_db(pictures["fp32"], pictures["w8"]) > 35
+    assert psnr_db(pictures["fp32"], pictures["w4"]) > 18
 
 
 def test_the_devices_pipeline_draws_the_same_picture(packs: dict[str, Pack]):
@@ -112,6 +114,7 @@ def test_smaller_precisions_are_smaller(packs: dict[str, Pack]):
     data = {p: (packs[p].folder / "unet" / "model.onnx.data").stat().st_size for p in PRECISIONS}
     assert data["fp16"] < 0.6 * data["fp32"]
     assert data["int8"] < 0.5 * data["fp32"]
+    assert data["w4"] < data["w8"] < 0.5 * data["fp32"]
 
 
 def test_attention_is_one_node_and_stays_float(packs: dict[str, Pack]):

@@ -106,6 +106,8 @@ def test_minutes():
 RECIPE = Recipe(
     tokenizer=Path("tokenizer.json"),
     max_length=77,
+    pad_id_2=None,
+    guidance_dim=None,
     schedule=NoiseSchedule("scaled_linear", 0.00085, 0.012, 1000, False, "leading", 1),
     prediction_type="epsilon",
     latent_channels=4,

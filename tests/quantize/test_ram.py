@@ -49,7 +49,7 @@ def test_the_tiny_pack_is_measured_and_the_pack_remembers(tmp_path: Path) -> Non
 @pytest.mark.timeout(1200)
 def test_growth_is_measured_at_a_second_size(tmp_path: Path) -> None:
     pack = Path(shutil.copytree(TINY, tmp_path / "tiny"))
-    needs, told = measure_needs(pack, "a red apple", 1)
+    needs, told = measure_needs(pack, "a red apple", 1, enough_mb=1)
     assert set(told) == {"full", "mapped", "low", "tiled", "at_32x32"}
     assert set(told["at_32x32"]) == {"full", "mapped", "low", "tiled"}
     assert needs.growth is not None

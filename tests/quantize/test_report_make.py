@@ -16,7 +16,8 @@ from reading import Page
 from edgegen.errors import PackError
 from edgegen.pack import Pack
 from quantize.cli import cli
-from quantize.report.data import Report, read_report
+from quantize.report.cost import median_cost
+from quantize.report.data import GraphCost, Report, read_report
 from quantize.report.pictures import data_uri, difference, picture_rows, places
 
 
@@ -39,7 +40,7 @@ def copy(packs: dict[str, Pack], tmp_path: Path) -> Pack:
 
 def test_every_pack_carries_a_report_under_its_hashes(packs: dict[str, Pack]):
     for pack in packs.values():
-        assert {"report.json", "report.html"} == set(pack.manifest.extras)
+        assert {"report.json", "report.html"} == set(pack.manifest.extras or ())
         assert {path for path, wrong in pack.check_files() if not wrong} >= {"report.json", "report.html"}
         assert (pack.folder / "report.html").stat().st_size < 3_000_000
         assert report_of(pack).export_errors.keys() == pack.manifest.graphs.keys()
@@ -93,7 +94,7 @@ def test_the_page_is_made_again_from_the_pack_alone(copy: Pack, tmp_path: Path):
 
 
 def test_without_its_report_a_pack_still_runs_and_has_a_page(copy: Pack):
-    for name in copy.manifest.extras:
+    for name in copy.manifest.extras or ():
         (copy.folder / name).unlink()
     Pack.open(copy.folder).verify()
     command(copy.folder)
@@ -150,4 +151,12 @@ def test_pictures_are_ranked_and_differences_seen():
 
 def test_large_pictures_are_made_moderate():
     uri = data_uri(np.random.default_rng(0).integers(0, 255, (512, 1024, 3), np.uint8))
-    assert Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size == (384, 192)
+    assert Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size == (320, 160)
+
+
+def test_of_several_processes_the_median_times_and_the_largest_memory_count():
+    costs = [
+        GraphCost(seconds=s, load_s=10 * s, peak_mb=mb, base_mb=9, runs=2, bytes=7)
+        for s, mb in ((3.0, 50), (1.0, 70), (2.0, 60))
+    ]
+    assert median_cost(costs) == GraphCost(seconds=2, load_s=20, peak_mb=70, base_mb=9, runs=6, bytes=7)

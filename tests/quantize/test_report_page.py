@@ -196,6 +196,20 @@ def test_hostile_words_stay_words():
     assert page.words.count(EVIL) > 15
 
 
+def test_a_graph_that_shares_anothers_weights_counts_only_its_own_bytes():
+    data = a_manifest().model_dump()
+    whole = data["graphs"]["unet"]
+    own = {"unet/tail.onnx": {"sha256": "0" * 64, "bytes": 1_234_567}}
+    shared = {path: entry for path, entry in whole["files"].items() if path != whole["file"]}
+    assert shared
+    tail = {"file": "unet/tail.onnx", "precision": "int8", "files": {**own, **shared}}
+    data["graphs"]["unet_tail"] = tail
+    page = Page(render(Manifest.model_validate(data), a_report()))
+    assert any(tag.words.split() == ["unet_tailINT8,", "part", "of", "unet"] for tag in page.all("th"))
+    assert "part of unet 1.2 MB" in page.words
+    assert "unet_tail" not in [tag.words for tag in page.all("h3")]
+
+
 def test_what_was_not_measured_is_said():
     bare = Page(render(a_manifest(evaluation={}, ram_mb=None, min_ram_mb=0, provenance={}), None))
     for said in (

@@ -130,6 +130,10 @@ class SamplerCustom(Node):
     }
     OUTPUTS = (LATENT, LATENT)
 
+    def planned_steps(self, values: dict[str, Any]) -> int:
+        """Of its own values there are none; those of its sampler and levels may be added."""
+        return int(values.get("steps", 0))
+
     def work(self, bench: Workbench, resume: SamplerState | None = None, **inputs: Any) -> NodeWork:
         manifest = inputs["model"].pack.manifest
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -91,7 +91,7 @@ class LatentAdd(Node):
 
     def run(self, bench: Workbench, samples1: Latents, samples2: Latents) -> tuple[Any, ...]:
         both = samples1.samples + _like(samples2, samples1, "bilinear")
-        return (replace(samples1, samples=both),)
+        return (_mixed(samples1, samples2, both),)
 
 
 class LatentBlend(Node):
@@ -107,7 +107,7 @@ class LatentBlend(Node):
     ) -> tuple[Any, ...]:
         part = np.float32(blend_factor)
         mixed = samples1.samples * part + _like(samples2, samples1, "bicubic") * (1 - part)
-        return (replace(samples1, samples=mixed),)
+        return (_mixed(samples1, samples2, mixed),)
 
 
 class LatentMultiply(Node):
@@ -125,19 +125,34 @@ class VAEDecode(Node):
     OUTPUTS = (IMAGE,)
 
     def run(self, bench: Workbench, samples: Latents, vae: Stages) -> tuple[Any, ...]:
-        manifest = vae.pack.manifest
-        fits = (samples.samples.shape[1], samples.downscale) == (
-            manifest.latent_channels,
-            manifest.latent_downscale,
-        )
-        if not fits:
-            raise refuse("samples", None, f"these latents come from another pack than {manifest.name}")
-        latents = samples.scaled_for(manifest.latent_scale)
-        pictures = [vae.decode(latents[k : k + 1]) for k in range(len(latents))]
-        image = np.concatenate(pictures)
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise EngineError(f"graph vae_decoder gave {image.shape}, expected pictures (1, 3, h, w)")
-        return (np.clip(image, -1, 1),)
+        return (_decoded(vae, samples, vae.decode),)
+
+
+class VAEDecodeTiled(Node):
+    """The same in tiles: less memory, a picture a little different. The time inputs are for videos."""
+
+    INPUTS = {
+        "samples": Input(LATENT),
+        "vae": Input(VAE),
+        "tile_size": Input(INT, 512, 64, 4096),
+        "overlap": Input(INT, 64, 0, 4096, optional=True),
+        "temporal_size": Input(INT, 64, 8, 4096, optional=True),
+        "temporal_overlap": Input(INT, 8, 4, 4096, optional=True),
+    }
+    OUTPUTS = (IMAGE,)
+
+    def run(
+        self,
+        bench: Workbench,
+        samples: Latents,
+        vae: Stages,
+        tile_size: int,
+        overlap: int = 64,
+        **_time: int,
+    ) -> tuple[Any, ...]:
+        side = vae.pack.manifest.latent_downscale
+        shared = min(overlap, tile_size // 4) // side
+        return (_decoded(vae, samples, lambda latents: vae.decode_tiled(latents, tile_size // side, shared)),)
 
 
 class VAEEncode(Node):
@@ -148,6 +163,19 @@ class VAEEncode(Node):
 
     def run(self, bench: Workbench, pixels: np.ndarray, vae: Stages) -> tuple[Any, ...]:
         return (encoded(vae, middle(pixels, vae.pack.manifest.latent_downscale)),)
+
+
+def _decoded(vae: Stages, samples: Latents, decode: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(b, 3, h, w), picture by picture. Raises BadRequest: these are no latents of that autoencoder."""
+    manifest = vae.pack.manifest
+    shape = manifest.latent_channels, manifest.latent_downscale
+    if (samples.samples.shape[1], samples.downscale) != shape:
+        raise refuse("samples", None, f"these latents come from another pack than {manifest.name}")
+    latents = samples.scaled_for(manifest.latent_scale)
+    image = np.concatenate([decode(latents[k : k + 1]) for k in range(len(latents))])
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise EngineError(f"graph vae_decoder gave {image.shape}, expected pictures (1, 3, h, w)")
+    return np.asarray(np.clip(image, -1, 1))
 
 
 def middle(samples: np.ndarray, side: int) -> np.ndarray:
@@ -177,6 +205,11 @@ def resized(
         raise refuse("samples", None, problem)
     samples = crop_to_shape(latents.samples, width, height) if to_shape else latents.samples
     return replace(latents, samples=resample(samples, width, height, method))
+
+
+def _mixed(one: Latents, other: Latents, samples: np.ndarray) -> Latents:
+    """The first with other samples; an empty one is of the second's autoencoder."""
+    return replace(one, samples=samples, scale=other.scale if one.scale is None else one.scale)
 
 
 def _like(latents: Latents, other: Latents, method: str) -> np.ndarray:

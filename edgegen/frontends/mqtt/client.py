@@ -30,7 +30,7 @@ def make_client(settings: MqttSettings, client_id: str, will: Outgoing) -> paho.
     Raises:
         ConfigError: the password or CA file cannot be read.
     """
-    client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5, manual_ack=True)
+    client = new_client(settings.protocol, client_id, keeps_session=True, manual_ack=True)
     client.connect_timeout = CONNECT_TIMEOUT_S
     client.on_socket_open = send_at_once
     if settings.username:
@@ -39,15 +39,32 @@ def make_client(settings: MqttSettings, client_id: str, will: Outgoing) -> paho.
         _trust(client, settings.ca_file)
     assert isinstance(will.payload, bytes)
     client.will_set(will.topic, will.payload, will.qos, will.retain)
-    # clean_start must be False: paho's default throws the session away at every start.
-    client.connect_async(
-        settings.host,
-        settings.port,
-        settings.keepalive_s,
-        clean_start=False,
-        properties=_connect_properties(settings),
-    )
+    where = (settings.host, settings.port, settings.keepalive_s)
+    if speaks_5(client):
+        # clean_start must be False: paho's default throws the session away at every start.
+        client.connect_async(*where, clean_start=False, properties=_connect_properties(settings))
+    else:
+        client.connect_async(*where)
     return client
+
+
+def new_client(
+    protocol: str, client_id: str, keeps_session: bool = False, manual_ack: bool = False
+) -> paho.Client:
+    """A client of `mqtt.protocol`; in MQTT 5 its connect says, not this, what becomes of its session."""
+    known = {"5": paho.MQTTv5, "3.1.1": paho.MQTTv311}
+    return paho.Client(
+        CallbackAPIVersion.VERSION2,
+        client_id,
+        clean_session=None if protocol == "5" else not keeps_session,
+        protocol=known[protocol],
+        manual_ack=manual_ack,
+    )
+
+
+def speaks_5(client: paho.Client) -> bool:
+    """Whether messages may have properties, and subscriptions options."""
+    return bool(client.protocol == paho.MQTTv5)
 
 
 def send_at_once(_client: paho.Client, _userdata: object, connection: object) -> None:

@@ -21,7 +21,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ...settings import MqttSettings
 from .backoff import backoff_s
-from .client import CONNECT_TIMEOUT_S, make_client, publish_properties
+from .client import CONNECT_TIMEOUT_S, RECEIVE_MAXIMUM, make_client, publish_properties, speaks_5
 from .messages import Outgoing
 from .outbox import WINDOW, Outbox
 
@@ -29,8 +29,10 @@ log = logging.getLogger(__name__)
 
 FAREWELL_TIMEOUT_S = 3.0
 STABLE_AFTER_S = 10.0
-BAD_LOGIN = (0x86, 0x87)
+_LOGIN = "check mqtt.username and mqtt.password_file"
+HINTS = {0x84: "set mqtt.protocol to 3.1.1", 0x86: _LOGIN, 0x87: _LOGIN}  # by reason code of a CONNACK
 SESSION_TAKEN_OVER = 0x8E
+TOGETHER = RECEIVE_MAXIMUM  # without acknowledgements the broker sends no more
 SHORT_LIVES_ARE_A_CLASH = 3  # mosquitto before 2.0.12 does not say that a session was taken over
 PACKET_OVERHEAD = 1024  # topic and properties beside a payload, generously
 
@@ -42,7 +44,7 @@ class Connection:
         topics: subscribed at QoS 1 on every CONNACK; with retained messages flagged as such.
         unwanted: unsubscribed before that: a session of an earlier configuration may still hold them.
         will: what the broker says when we vanish.
-        on_message: gets every message on our network thread; acknowledges by `acknowledge`.
+        on_messages: gets what came together, in order, on our network thread; acknowledges by `acknowledge`.
         on_up: called whenever connected and subscribed, before anything of the outbox is sent.
     """
 
@@ -53,7 +55,7 @@ class Connection:
         topics: tuple[str, ...],
         will: Outgoing,
         outbox: Outbox,
-        on_message: Callable[[paho.MQTTMessage], object],
+        on_messages: Callable[[list[paho.MQTTMessage]], object],
         on_up: Callable[[], object],
         rng: random.Random,
         unwanted: tuple[str, ...] = (),
@@ -62,13 +64,15 @@ class Connection:
         self._unwanted = unwanted
         self._expiry_s = settings.status_expiry_s
         self._outbox = outbox
-        self._on_message_of_owner = on_message
+        self._on_messages = on_messages
+        self._arrived: list[paho.MQTTMessage] = []
         self._on_up = on_up
         self._rng = rng
         self._where = f"{settings.host}:{settings.port}"
         self._closing = threading.Event()
         self._publishing = threading.Lock()
         self._up_since: float | None = None
+        self._is_answered = False
         self._redeliver_at: float | None = None
         self._max_packet: int | None = None
         self._receive_maximum = WINDOW
@@ -105,7 +109,7 @@ class Connection:
                 thread.join(CONNECT_TIMEOUT_S + 1)
 
     def acknowledge(self, message: paho.MQTTMessage) -> None:
-        """PUBACK. Only from within `on_message`, so it always belongs to the connection it came by."""
+        """PUBACK. Only from within `on_messages`, so it always belongs to the connection it came by."""
         self._client.ack(message.mid, message.qos)
 
     def ask_redelivery(self, delay_s: float) -> None:
@@ -129,7 +133,7 @@ class Connection:
     def _network_loop(self) -> None:
         attempt = 0
         while not self._closing.is_set():
-            self._up_since = None
+            self._up_since, self._is_answered = None, False
             try:
                 self._client.reconnect()
                 self._serve()
@@ -143,11 +147,34 @@ class Connection:
 
     def _serve(self) -> None:
         """Until the connection ends, by us or by others."""
-        while self._client.loop(timeout=1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+        self._arrived = []  # of an earlier connection: the broker sends them again
+        while self._read(timeout_s=1.0):
+            self._hand_over()
             if self._closing.is_set() or self._is_redelivery_due():
                 self._client.disconnect()
+        self._arrived = [message for message in self._arrived if message.qos == 0]  # will not come again
+        self._hand_over()
         if self._is_redelivery_due():
             self._redeliver_at = None
+
+    def _read(self, timeout_s: float) -> bool:
+        """What comes next, and what has come with it; False when the connection has ended."""
+        before = 0
+        while self._client.loop(timeout_s) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            count = len(self._arrived)
+            if count == before or count >= TOGETHER:
+                return True
+            before, timeout_s = count, 0.0
+        return False
+
+    def _hand_over(self) -> None:
+        messages, self._arrived = self._arrived, []
+        if not messages:
+            return
+        try:
+            self._on_messages(messages)
+        except Exception:
+            log.exception("%d MQTT messages not handled; left unacknowledged", len(messages))
 
     def _is_redelivery_due(self) -> bool:
         return self._redeliver_at is not None and time.monotonic() >= self._redeliver_at
@@ -167,12 +194,11 @@ class Connection:
         reason_code: ReasonCode,
         properties: Properties | None,
     ) -> None:
+        self._is_answered = True
         try:
             if reason_code.is_failure:
-                hint = (
-                    ": check mqtt.username and mqtt.password_file" if reason_code.value in BAD_LOGIN else ""
-                )
-                self._tell(f"refuses us ({reason_code}){hint}")
+                hint = HINTS.get(reason_code.value)
+                self._tell(f"refuses us ({reason_code}){f': {hint}' if hint else ''}")
                 return
             self._tell("connected", logging.INFO)
             self._up_since = time.monotonic()
@@ -180,13 +206,19 @@ class Connection:
             self._receive_maximum = getattr(properties, "ReceiveMaximum", WINDOW)
             if self._unwanted:
                 client.unsubscribe(list(self._unwanted))
-            # retainAsPublished: a command sent with the retain flag shows it, and is refused.
-            options = SubscribeOptions(
-                qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
-            )
-            client.subscribe([(topic, options) for topic in self._topics])
+            self._subscribe(client)
         except Exception:
             log.exception("MQTT: after CONNACK")
+
+    def _subscribe(self, client: paho.Client) -> None:
+        if not speaks_5(client):
+            client.subscribe([(topic, 1) for topic in self._topics])
+            return
+        # retainAsPublished: a command sent with the retain flag shows it, and is refused.
+        options = SubscribeOptions(
+            qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+        )
+        client.subscribe([(topic, options) for topic in self._topics])
 
     def _on_subscribe(
         self,
@@ -215,6 +247,11 @@ class Connection:
         _properties: Properties | None,
     ) -> None:
         self._outbox.shut()
+        if not self._is_answered:
+            self._tell(
+                "hangs up before it answers: is it an MQTT broker, does it want mqtt.tls? "
+                "If it knows no MQTT 5, set mqtt.protocol to 3.1.1"
+            )
         if self._closing.is_set() or self._up_since is None or self._is_redelivery_due():
             return
         self._short_lives = 0 if self._was_stable() else self._short_lives + 1
@@ -229,10 +266,7 @@ class Connection:
             self._tell(f"connection lost: {reason_code}")
 
     def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
-        try:
-            self._on_message_of_owner(message)
-        except Exception:
-            log.exception("MQTT message not handled; left unacknowledged")
+        self._arrived.append(message)
 
     def _on_publish(
         self,
@@ -266,7 +300,8 @@ class Connection:
         try:
             payload = message.payload() if callable(message.payload) else message.payload
             if payload is not None and self._fits(message.topic, payload):
-                properties = publish_properties(message, payload, self._expiry_s)
+                is_5 = speaks_5(self._client)
+                properties = publish_properties(message, payload, self._expiry_s) if is_5 else None
                 info = self._client.publish(message.topic, payload, message.qos, message.retain, properties)
                 mid = info.mid if message.qos else None
         except Exception:

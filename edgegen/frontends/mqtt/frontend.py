@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import paho.mqtt.client as paho
 
@@ -86,11 +87,10 @@ class MqttFrontend:
         # What was switched off is handled too: a session of ours may still hold messages of it.
         home = self._home.handlers if self._home.is_on else {}
         self._handlers: dict[str, Callable[[Command], object]] = {
-            self.topics.generate: self._generate,
             self.topics.cancel: self._cancel,
-            self.topics.fleet_generate: self._generate,
             **home,
         }
+        self._job_topics = (self.topics.generate, self.topics.fleet_generate)
         wanted = {
             self.topics.generate: True,
             self.topics.cancel: True,
@@ -103,7 +103,7 @@ class MqttFrontend:
             tuple(topic for topic, is_on in wanted.items() if is_on),
             self._availability("offline"),
             self._outbox,
-            self._on_message,
+            self._on_messages,
             self._announce,
             rng or random.Random(),
             tuple(topic for topic, is_on in wanted.items() if not is_on),
@@ -137,6 +137,60 @@ class MqttFrontend:
 
     # Commands in: on the network thread
 
+    def _on_messages(self, messages: list[paho.MQTTMessage]) -> None:
+        """In their order; jobs that came one behind the other are committed together."""
+        for asks_for_job, group in groupby(messages, lambda m: m.topic in self._job_topics):
+            if asks_for_job:
+                self._generate_all(list(group))
+            else:
+                for message in group:
+                    self._guarded(message, self._on_message)
+
+    def _guarded(self, message: paho.MQTTMessage, handle: Callable[..., object], *more: object) -> None:
+        """A fault of ours with one message does not reach the others; the broker sends it again."""
+        try:
+            handle(message, *more)
+        except Exception:
+            log.exception("a message on %s was not handled; left unacknowledged", message.topic)
+
+    def _generate_all(self, group: list[paho.MQTTMessage]) -> None:
+        asked: list[tuple[paho.MQTTMessage, Command, JobRequest]] = []
+        for message in group:
+            self._guarded(message, self._read_request, asked)
+        answers: Sequence[Job | EdgegenError]
+        try:
+            answers = self._service.submit_all([request for _, _, request in asked])
+        except StorageError as err:
+            answers = [err] * len(asked)
+        for (message, command, request), answer in zip(asked, answers, strict=True):
+            self._guarded(message, self._answer, command, request, answer)
+
+    def _read_request(
+        self, message: paho.MQTTMessage, asked: list[tuple[paho.MQTTMessage, Command, JobRequest]]
+    ) -> None:
+        command = to_command(message)
+        try:
+            asked.append((message, command, self._request_of(command)))
+        except EdgegenError as err:
+            self._reject(command, err)
+            self._connection.acknowledge(message)
+
+    def _answer(
+        self, message: paho.MQTTMessage, command: Command, request: JobRequest, answer: Job | EdgegenError
+    ) -> None:
+        if isinstance(answer, StorageError) and message.qos:
+            self._leave_unacknowledged(answer)
+            return
+        if isinstance(answer, EdgegenError):
+            self._reject(command, answer)
+        else:
+            self._note_submitted(answer, request)
+        self._connection.acknowledge(message)
+
+    def _leave_unacknowledged(self, err: StorageError) -> None:
+        log.error("job not stored, left unacknowledged for %g s: %s", self._redelivery_delay_s, err)
+        self._connection.ask_redelivery(self._redelivery_delay_s)
+
     def _on_message(self, message: paho.MQTTMessage) -> None:
         handle = self._handlers.get(message.topic)
         if handle is None:
@@ -147,17 +201,14 @@ class MqttFrontend:
                 handle(command)
             except StorageError as err:
                 if message.qos:
-                    log.error(
-                        "job not stored, left unacknowledged for %g s: %s", self._redelivery_delay_s, err
-                    )
-                    self._connection.ask_redelivery(self._redelivery_delay_s)
+                    self._leave_unacknowledged(err)
                     return
                 self._reject(command, err)  # nobody will send a QoS 0 command again
             except EdgegenError as err:
                 self._reject(command, err)
         self._connection.acknowledge(message)
 
-    def _generate(self, command: Command) -> None:
+    def _request_of(self, command: Command) -> JobRequest:
         self._check_envelope(command)
         request = parse_request(
             command.payload,
@@ -166,8 +217,9 @@ class MqttFrontend:
             new_id=new_job_id,
             read_stored=self._read_stored,
         )
-        request = messages.with_properties(request, command, self.topics, self._now())
-        job = self._service.submit(request)
+        return messages.with_properties(request, command, self.topics, self._now())
+
+    def _note_submitted(self, job: Job, request: JobRequest) -> None:
         if job.request != request:
             log.info("job %s was known already", job.id)
         if job.state.is_final:  # a redelivery of what is over: nothing more will happen, so tell now

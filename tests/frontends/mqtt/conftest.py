@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import paho.mqtt.client as paho
 import pytest
@@ -29,11 +30,15 @@ class FlakyQueue(JobQueue):
     """The real queue on a disk that is full for as long as a test says."""
 
     is_disk_full = False
+    commit_s = 0.0  # a slow card
+    batches: ClassVar[list[int]] = []
 
-    def enqueue(self, request: JobRequest):
+    def enqueue_all(self, requests: Sequence[JobRequest]):
+        time.sleep(self.commit_s)
+        self.batches.append(len(requests))
         if self.is_disk_full:
             raise StorageError("edgegen.db: the disk is full: free some space")
-        return super().enqueue(request)
+        return super().enqueue_all(requests)
 
 
 class Phone:
@@ -96,6 +101,7 @@ class House:
     ):
         self.folder = folder
         settings = MqttSettings(enabled=True, host="127.0.0.1", port=port, keepalive_s=5, **mqtt)
+        FlakyQueue.batches.clear()
         self.queue = FlakyQueue(folder / "edgegen.db", outbox=ResultOutbox(settings))
         self.service = JobService(self.queue)
         self.picture: bytes | None = PICTURE

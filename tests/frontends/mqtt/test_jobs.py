@@ -229,6 +229,21 @@ def test_mqtt_3_1_1_publishers_work_too(house, broker, make_phone):
     assert old.wait_status(id="a1", state="queued")["transaction"] == "seven"
 
 
+def test_on_a_slow_card_jobs_that_come_together_share_a_commit(house, phone):
+    house.queue.commit_s = 0.05
+    for number in range(40):
+        phone.client.publish("edgegen/shop/generate", json.dumps({"id": f"j{number}", "prompt": "a cat"}), 1)
+        if number % 10 == 5:
+            phone.client.publish("edgegen/shop/generate", b'{"id": "junk"}', 1)
+    phone.send("edgegen/shop/cancel", "j39")  # behind the job that it cancels
+    wait_for(lambda: len(phone.statuses(state="queued")) == 40, "all are queued")
+    phone.wait_status(id="j39", state="cancelled")
+    assert len(phone.statuses(id="junk", state="rejected")) == 4
+    assert [s["id"] for s in phone.statuses(state="queued")] == [f"j{n}" for n in range(40)]
+    assert sum(house.queue.batches) == 40
+    assert len(house.queue.batches) <= 20, house.queue.batches
+
+
 def test_a_job_that_cannot_be_stored_is_delivered_again(house, phone, caplog):
     house.queue.is_disk_full = True
     phone.send(GENERATE, {"id": "a1", "prompt": "a red apple"})
