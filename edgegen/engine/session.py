@@ -97,6 +97,7 @@ def open_session(
     name: str = "",
     memory: MemoryMode = FULL,
     compiled: Path | None = None,
+    is_float: bool = False,
 ) -> GraphSession:
     """Load a graph.
 
@@ -106,6 +107,7 @@ def open_session(
         name: for messages; the file's path when empty.
         memory: how to spend it; only the CPU provider listens.
         compiled: folder where the provider finds and keeps what it compiled; the CPU provider needs none.
+        is_float: whether the graph's layers compute in float; the sparing memory modes then copy no weights.
     Raises:
         OutOfMemory, EngineError: the graph does not load.
         ProviderError: the provider is not what runs it.
@@ -120,7 +122,7 @@ def open_session(
             )
             session = ort.InferenceSession(str(path), options)
         else:
-            apply_mode(options, memory)
+            apply_mode(options, memory, is_float)
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as err:
         raise _readable(f"graph {name} does not load with provider {choice.name}", err) from err
@@ -169,12 +171,15 @@ class SessionCache:
         return self._open[role]
 
     def _load(self, role: str, path: Path) -> GraphSession:
+        entry = self._pack.manifest.graphs[role]
+        is_float = entry.precision != "int8"
+
         def load(folder: Path | None) -> GraphSession:
-            return open_session(path, self._choice, self._threads, role, self._memory, folder)
+            return open_session(path, self._choice, self._threads, role, self._memory, folder, is_float)
 
         if self._choice.compiled is None:
             return load(None)
-        hashes = [entry.sha256 for entry in self._pack.manifest.graphs[role].files.values()]
+        hashes = [file.sha256 for file in entry.files.values()]
         return self._choice.compiled.open(cache_key(hashes, self._choice.version), load)
 
     def close(self) -> None:
