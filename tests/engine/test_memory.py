@@ -78,6 +78,20 @@ def test_what_onnx_runtime_is_told(mode: MemoryMode) -> None:
         assert options.get_session_config_entry("session.disable_prepacking") == "1"
 
 
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_float_graphs_keep_their_weights_as_stored_where_memory_is_short(mode: MemoryMode) -> None:
+    """8-bit graphs do not: their convolutions need the layout of the last level."""
+    options = {is_float: onnxruntime().SessionOptions() for is_float in (True, False)}
+    for is_float, told in options.items():
+        apply_mode(told, mode, is_float)
+    every, extended = (
+        getattr(onnxruntime().GraphOptimizationLevel, name)
+        for name in ("ORT_ENABLE_ALL", "ORT_ENABLE_EXTENDED")
+    )
+    assert options[True].graph_optimization_level == (every if mode is FULL else extended)
+    assert options[False].graph_optimization_level == every
+
+
 def test_malloc_gives_back_what_it_was_given() -> None:
     """In a process of its own: after tuning, 300 KiB freed between two others leaves the process."""
     script = """
