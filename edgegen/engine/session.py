@@ -77,6 +77,7 @@ class GraphSession:
             values = self._session.run(None, cast)
         except Exception as err:
             raise _readable(f"graph {self.name} failed", err) from err
+        _log_cost(f"graph {self.name} ran", began)
         self.runs += 1
         if self.times is not None:
             self.times.note(self.name, feeds, time.monotonic() - began)
@@ -112,6 +113,11 @@ def output_of(
     return out[name].astype(np.float32, copy=False)
 
 
+def _log_cost(what: str, began: float) -> None:
+    if log.isEnabledFor(logging.DEBUG):  # looking memory up takes longer than small graphs run
+        log.debug("%s in %.2f s; %d MB held", what, time.monotonic() - began, own_anonymous_mb())
+
+
 def _dtype(kind: str, input_name: str, graph: str) -> type:
     if kind not in DTYPES:
         raise EngineError(f"graph {graph}: input {input_name} has the unsupported type {kind}")
@@ -132,6 +138,7 @@ def open_session(
     name: str = "",
     memory: MemoryMode = FULL,
     compiled: Path | None = None,
+    is_float: bool = False,
 ) -> GraphSession:
     """Load a graph.
 
@@ -141,6 +148,7 @@ def open_session(
         name: for messages; the file's path when empty.
         memory: how to spend it; only the CPU provider listens.
         compiled: folder where the provider finds and keeps what it compiled; the CPU provider needs none.
+        is_float: whether the graph's layers compute in float; the sparing memory modes then copy no weights.
     Raises:
         OutOfMemory, EngineError: the graph does not load.
         ProviderError: the provider is not what runs it.
@@ -155,7 +163,7 @@ def open_session(
             )
             session = ort.InferenceSession(str(path), options)
         else:
-            apply_mode(options, memory)
+            apply_mode(options, memory, is_float)
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as err:
         raise _readable(f"graph {name} does not load with provider {choice.name}", err) from err
@@ -220,20 +228,21 @@ class SessionCache:
     def _load(self, role: str) -> GraphSession:
         began = time.monotonic()
         path = self._pack.verify_graph(role)
-        files = self._pack.manifest.graphs[role].files.values()
-        memory = self._memory.for_graph(sum(entry.bytes for entry in files))
+        entry = self._pack.manifest.graphs[role]
+        memory = self._memory.for_graph(sum(file.bytes for file in entry.files.values()))
+        is_float = entry.precision in ("fp32", "fp16")
 
         def load(folder: Path | None) -> GraphSession:
-            return open_session(path, self._choice, self._threads, role, memory, folder)
+            return open_session(path, self._choice, self._threads, role, memory, folder, is_float)
 
         if self._choice.compiled is None:
             session = load(None)
         else:
-            key = cache_key([entry.sha256 for entry in files], self._choice.version)
+            key = cache_key([file.sha256 for file in entry.files.values()], self._choice.version)
             session = self._choice.compiled.open(key, load)
         if role != DECODER:
             session.times = self.times
-        log.debug("graph %s loaded in %.2f s; %d MB held", role, time.monotonic() - began, own_anonymous_mb())
+        _log_cost(f"graph {role} loaded", began)
         return session
 
     def close(self) -> None:
