@@ -1,4 +1,4 @@
-"""Packs that only help others to make pictures, in workflows: upscalers.
+"""Packs that only help others to make pictures, in workflows: upscalers and ControlNets.
 
 Folder, `pack.json` and graphs are those of every pack; the manifest has a `kind`, but no tokenizer and no
 defaults.
@@ -25,7 +25,7 @@ from .pack import (
     read_pack_json,
 )
 
-Kind = Literal["upscaler"]
+Kind = Literal["upscaler", "controlnet"]
 
 
 class ComponentManifest(PackHead):
@@ -33,16 +33,30 @@ class ComponentManifest(PackHead):
 
     An upscaler has a graph `upscaler`: `image` (b, 3, h, w) float32, 0 black to 1 white -> `upscaled`, of
     `scale` times the sides, which must be multiples of `multiple`.
+    A ControlNet has a graph `controlnet`: the denoiser's inputs and `controlnet_cond` (b, 3, H, W) float32, 0
+    to 1, of `hint_scale` pixels a latent -> `down_residual_0`, .., `mid_residual`. It speaks to denoisers
+    that read words of `words_width` channels.
     """
 
     kind: Kind
-    scale: int = Field(ge=1, le=16)
+    scale: int = Field(1, ge=1, le=16)
     multiple: int = Field(1, ge=1, le=64)
+    words_width: int | None = Field(None, ge=1, le=1 << 16)
+    hint_scale: int = Field(8, ge=1, le=64)
+
+    @property
+    def does(self) -> str:
+        """What it is good for, in a few words."""
+        if self.kind == "upscaler":
+            return f"{self.scale}x larger"
+        return f"words of {self.words_width}"
 
     @model_validator(mode="after")
     def _has_its_graph(self) -> ComponentManifest:
         if self.kind not in self.graphs:
             raise ValueError(f"graphs: missing {self.kind}")
+        if self.kind == "controlnet" and self.words_width is None:
+            raise ValueError("words_width: missing")
         return self
 
 

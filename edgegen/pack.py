@@ -36,7 +36,7 @@ MANIFEST_NAME = "pack.json"
 MANIFEST_MAX_BYTES = 1 << 20
 REQUIRED_ROLES = ("text_encoder", "unet", "vae_decoder")
 # later than the format's first version
-OPTIONAL_FIELDS = ("ram_mb", "latent_rgb", "tokenizer_2", "guidance_embedding_dim", "extras")
+OPTIONAL_FIELDS = ("ram_mb", "latent_rgb", "tokenizer_2", "guidance_embedding_dim", "extras", "words_width")
 
 Precision = Literal["fp32", "fp16", "int8", "w8", "w4"]
 Sampler = Literal[

@@ -30,6 +30,7 @@ from edgegen.pack import (
 
 from . import evaluate as ev
 from .calibrate import Recorder, Records, observations, record_runs
+from .control import CONTROL, add_control
 from .convert import Int8Converter, Int8Options
 from .cut import HEAD, TAIL, cut_decoder
 from .defaults import PackDefaults, default_settings, default_sizes, pack_name, read_defaults
@@ -76,6 +77,7 @@ class BuildOptions:
     seed: int = 0
     evaluate: bool = True
     with_encoder: bool = False
+    with_control: bool = False
     sheet: Path | None = None
     int8: Int8Options = field(default_factory=Int8Options)
     hints: Hints = NO_HINTS
@@ -145,6 +147,8 @@ class _Builder:
         self.plan = plan = self._make_plan()
         self._convert(plan)
         self.is_cut = cut_decoder(self.graphs["vae_decoder"])
+        if self.options.with_control:
+            add_control(self.graphs["unet"])
         manifest = self._manifest({}, 0)
         self.report = empty_report(self.export_errors)
         if self.options.evaluate:
@@ -289,10 +293,13 @@ class _Builder:
         )
 
     def _entries(self, real: bool) -> dict[str, GraphEntry]:
-        """By role; the two parts of a cut decoder share its weights."""
+        """By role; the two parts of a cut decoder share its weights, and both denoisers theirs."""
         entries = {role: self._entry(role, real) for role in self.roles}
         parts = {"vae_decoder_head": HEAD, "vae_decoder_tail": TAIL} if real and self.is_cut else {}
-        return entries | {role: self._entry("vae_decoder", real, name) for role, name in parts.items()}
+        found = entries | {role: self._entry("vae_decoder", real, name) for role, name in parts.items()}
+        if real and self.options.with_control:
+            found["unet_control"] = self._entry("unet", real, CONTROL)
+        return found
 
     def _entry(self, role: str, real: bool, graph: str = "model.onnx") -> GraphEntry:
         name = f"{role}/{graph}"

@@ -86,7 +86,8 @@ def component_summary(component: Component) -> dict[str, Any]:
         "kind": manifest.kind,
         "precision": precision(component),
         "bytes": component.size_bytes,
-        "scale": manifest.scale,
+        "scale": manifest.scale if manifest.kind == "upscaler" else None,
+        "words_width": manifest.words_width,
         "licence": manifest.licence,
         "folder": str(component.folder),
     }
@@ -150,9 +151,8 @@ def _row(pack: Pack, default: str) -> list[str]:
 
 def _component_row(component: Component) -> list[str]:
     m = component.manifest
-    size = f"{m.scale}x larger"
     return [
-        component.name, m.kind, precision(component), megabytes(component.size_bytes), "-", size,
+        component.name, m.kind, precision(component), megabytes(component.size_bytes), "-", m.does,
         shorten(m.licence, 30),
     ]  # fmt: skip
 
@@ -218,7 +218,7 @@ def _component_facts(m: PackHead) -> Iterable[tuple[str, str]]:
     from edgegen.component import ComponentManifest
 
     if isinstance(m, ComponentManifest):
-        yield "kind", f"{m.kind}, {m.scale} times larger, for workflows"
+        yield "kind", f"{m.kind}, {m.does}, for workflows"
 
 
 def _flat(value: Any, key: str) -> Iterable[tuple[str, str]]:

@@ -10,6 +10,7 @@ from ..component import Component, Kind, pick, scan_components
 from ..errors import BadRequest, UnknownPack
 from ..pack import Pack, scan_packs
 from ..settings import LimitSettings
+from .control import ControlNet
 from .graphtimes import Pace
 from .memorychoice import MemoryChoice, memory_for, memory_for_any
 from .providers import ProviderChoice, choose_provider
@@ -50,6 +51,7 @@ class Workbench:
         self._stages: dict[str, Stages] = {}
         self._components = scan_components(self._pack_folders)
         self._upscalers: dict[str, Upscaler] = {}
+        self._controlnets: dict[str, ControlNet] = {}
 
     def pack_for(self, checkpoint: str) -> Pack:
         """The pack a checkpoint's name stands for: by the mapping, else the pack of that name, with or
@@ -94,6 +96,12 @@ class Workbench:
         if component.name not in self._upscalers:
             self._upscalers[component.name] = Upscaler(component, self._chosen(), self._threads)
         return self._upscalers[component.name]
+
+    def controlnet(self, component: Component) -> ControlNet:
+        """Made once. Raises ProviderError."""
+        if component.name not in self._controlnets:
+            self._controlnets[component.name] = ControlNet(component, self._chosen(), self._threads)
+        return self._controlnets[component.name]
 
     def memory_of(self, pack: Pack, size: tuple[int, int] | None = None) -> MemoryChoice:
         """The memory mode that its stages would get now, for pictures of that size in pixels (None: the
@@ -144,11 +152,13 @@ class Workbench:
         return path
 
     def close(self, keep: Iterable[str] = ()) -> None:
-        """Free the graphs of all upscalers, and of all packs but those; safe to call twice."""
+        """Free all graphs but those packs'; safe to call twice."""
         for name in set(self._stages) - set(keep):
             self._stages.pop(name).close()
         while self._upscalers:
             self._upscalers.popitem()[1].close()
+        while self._controlnets:
+            self._controlnets.popitem()[1].close()
 
     def _unknown(self, checkpoint: str, wanted: str | None, installed: list[str]) -> str:
         names = ", ".join(installed) or "none"

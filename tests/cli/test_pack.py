@@ -101,7 +101,7 @@ def test_a_pack_that_only_helps_others_is_listed_and_checked_but_draws_nothing(d
     assert row.split()[:3] == ["thrice", "upscaler", "fp16"]
     listed = json.loads(device.run("pack", "list", "--json").stdout)
     assert [(c["name"], c["kind"], c["scale"]) for c in listed["components"]] == [("thrice", "upscaler", 3)]
-    assert "upscaler, 3 times larger" in device.run("pack", "show", "thrice").stdout
+    assert "upscaler, 3x larger" in device.run("pack", "show", "thrice").stdout
     assert device.run("pack", "verify", "thrice").exit_code == 0
     for name in ("thrice", str(folder)):
         refused = device.run("generate", "a red apple", "--pack", name, "-o", str(device.home / "a.png"))

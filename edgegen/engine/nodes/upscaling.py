@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ...errors import PackError
 from ...workflow.declare import COMBO, IMAGE, UPSCALE_MODEL, Input
 from ..upscaling import Upscaler
 from ..workbench import Workbench
-from .base import Node, refuse
+from .base import ComponentLoader, Node, refuse
 from .images import MAX_PIXELS
 
 
-class UpscaleModelLoader(Node):
+class UpscaleModelLoader(ComponentLoader):
     """A file's name stands for a pack of kind `upscaler`; nothing is loaded yet."""
 
+    KIND, NAME = "upscaler", "model_name"
     INPUTS = {"model_name": Input(COMBO)}
     OUTPUTS = (UPSCALE_MODEL,)
 
-    def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        try:
-            if "model_name" in values:
-                bench.component_for("upscaler", values["model_name"])
-        except PackError as err:
-            yield "model_name", str(err)
-
-    def fingerprint(self, bench: Workbench, values: dict[str, Any]) -> str:
-        return bench.component_for("upscaler", values["model_name"]).manifest.model_dump_json()
-
     def run(self, bench: Workbench, model_name: str) -> tuple[Any, ...]:
-        return (bench.upscaler(bench.component_for("upscaler", model_name)),)
+        return (bench.upscaler(bench.component_for(self.KIND, model_name)),)
 
 
 class ImageUpscaleWithModel(Node):
