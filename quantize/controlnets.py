@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .configs import TIME_IDS
-from .refusal import raise_if
+from .refusal import PICKLES, SourceError, raise_if
+from .tensorfile import read_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -48,8 +49,10 @@ def find_controlnet(folder: Path) -> ControlNetLayout | None:
     """What the ControlNet in a diffusers folder is; None when the folder holds something else.
 
     Raises:
-        SourceError: it is of a kind that is not read, or has no safetensors.
+        SourceError: it is of a kind that is not read, or has no safetensors; or it is a single file.
     """
+    if folder.is_file() and folder.suffix not in PICKLES:
+        _refuse_single(folder)
     config = _config(folder)
     if config.get("_class_name") != "ControlNetModel":
         return None
@@ -66,6 +69,19 @@ def find_controlnet(folder: Path) -> ControlNetLayout | None:
         latent_channels=int(config.get("in_channels", 4)),
         downscale=2 ** (len(config.get("conditioning_embedding_out_channels", (0,) * 4)) - 1),
     )
+
+
+def _refuse_single(file: Path) -> None:
+    """Raise SourceError when a file is a ControlNet, with the way out."""
+    names = read_tensors(file)
+    if any(name.removeprefix("control_model.").startswith("input_hint_block.") for name in names):
+        how = "ControlNetModel.from_single_file(FILE).save_pretrained(FOLDER)"
+        raise SourceError(f"{file} is a ControlNet in one file; convert it once with diffusers: {how}")
+    if any(name.startswith("controlnet_cond_embedding.") for name in names):
+        raise SourceError(
+            f"{file} is a ControlNet without its {CONFIG}: give the folder that holds both, "
+            f"the weights called {WEIGHTS}.safetensors"
+        )
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -221,6 +221,14 @@ def test_folders_that_hold_something_else_are_refused(built: Path, tmp_path: Pat
     assert "global_pool_conditions is not read" in refusal(tmp_path / "net")
 
 
+def test_single_files_are_refused_with_the_way_out(built: Path, tmp_path: Path) -> None:
+    file = tmp_path / "control_v11.safetensors"
+    save_file({"control_model.input_hint_block.0.weight": torch.zeros(1)}, file)
+    assert "ControlNetModel.from_single_file" in refusal(file)
+    save_file(load_file(built / "sd1-net" / "diffusion_pytorch_model.safetensors"), file)
+    assert "give the folder that holds both" in refusal(file)
+
+
 def test_a_graph_without_skip_connections_cannot_be_led(built: Path) -> None:
     with pytest.raises(ControlError, match="no skip connections"):
         add_control(Pack.open(built / "packs" / "sd1").graph("vae_decoder"))
