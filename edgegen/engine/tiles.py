@@ -7,7 +7,7 @@ it looks at everything, as decoders with norms do, tiles differ a little, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import numpy as np
 
@@ -78,15 +78,31 @@ def map_blended(function: Function, x: np.ndarray, tile: int, overlap: int, scal
     Returns:
         (b, d, scale * h, scale * w) float32; `function(x)` itself when one tile holds all.
     """
+    work = blended_tiles(function, x, tile, overlap, scale)
+    try:
+        while True:
+            next(work)
+    except StopIteration as done:
+        whole: np.ndarray = done.value
+        return whole
+
+
+def blended_tiles(
+    function: Function, x: np.ndarray, tile: int, overlap: int, scale: int
+) -> Generator[tuple[int, int], None, np.ndarray]:
+    """As `map_blended`, step by step: yields (tiles done, tiles in all) after each but a lone one."""
     high, wide = spans(x.shape[2], tile, overlap), spans(x.shape[3], tile, overlap)
     if len(high) == len(wide) == 1:
         return function(x)
+    done = 0
     out: np.ndarray | None = None
     for top, bottom in high:
         strip: np.ndarray | None = None
         for left, right in wide:
             piece = function(np.ascontiguousarray(x[:, :, top:bottom, left:right]))
             strip = _blend(strip, piece, 3, left * scale, x.shape[3] * scale)
+            done += 1
+            yield done, len(high) * len(wide)
         assert strip is not None, "there is one tile at least"
         out = _blend(out, strip, 2, top * scale, x.shape[2] * scale)
     assert out is not None, "there is one strip at least"

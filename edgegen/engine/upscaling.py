@@ -6,6 +6,7 @@ Tiles are as large as ComfyUI's, and halved when one does not fit into memory, d
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ..component import Component
 from ..errors import OutOfMemory
 from .providers import ProviderChoice
 from .session import SessionCache
-from .tiles import map_blended
+from .tiles import blended_tiles
 
 TILE, SMALLEST_TILE, OVERLAP = 512, 128, 32  # pixels of the picture that is enlarged
 ROLE = "upscaler"
@@ -37,15 +38,20 @@ class Upscaler:
     def scale(self) -> int:
         return self.component.manifest.scale
 
-    def enlarge(self, picture: np.ndarray) -> np.ndarray:
-        """(1, 3, h, w) float32, 0 black to 1 white -> (1, 3, scale * h, scale * w) float32, the same range.
+    def enlarge(self, picture: np.ndarray) -> Generator[tuple[int, int], None, np.ndarray]:
+        """Yields (tiles done, tiles in all) after each of several, for they may take minutes.
 
+        Args:
+            picture: (1, 3, h, w) float32, 0 black to 1 white.
+        Returns:
+            (1, 3, scale * h, scale * w) float32, the same range.
         Raises:
             OutOfMemory: not even the smallest tile fits. EngineError, PackError: the graph does not run.
         """
         while True:
             try:
-                return np.clip(map_blended(self._run, picture, self.tile, OVERLAP, self.scale), 0, 1)
+                whole = yield from blended_tiles(self._run, picture, self.tile, OVERLAP, self.scale)
+                return np.clip(whole, 0, 1)
             except (OutOfMemory, MemoryError) as err:
                 if self.tile // 2 < SMALLEST_TILE:
                     raise OutOfMemory(

@@ -93,15 +93,19 @@ class Workbench:
 
     def upscaler(self, component: Component) -> Upscaler:
         """Made once. Raises ProviderError."""
-        if component.name not in self._upscalers:
-            self._upscalers[component.name] = Upscaler(component, self._chosen(), self._threads)
-        return self._upscalers[component.name]
+        known = self._upscalers.get(component.name)
+        if known is None or known.component != component:
+            known = Upscaler(component, self._chosen(), self._threads)
+            self._upscalers[component.name] = known
+        return known
 
     def controlnet(self, component: Component) -> ControlNet:
         """Made once. Raises ProviderError."""
-        if component.name not in self._controlnets:
-            self._controlnets[component.name] = ControlNet(component, self._chosen(), self._threads)
-        return self._controlnets[component.name]
+        known = self._controlnets.get(component.name)
+        if known is None or known.component != component:
+            known = ControlNet(component, self._chosen(), self._threads)
+            self._controlnets[component.name] = known
+        return known
 
     def memory_of(self, pack: Pack, size: tuple[int, int] | None = None) -> MemoryChoice:
         """The memory mode that its stages would get now, for pictures of that size in pixels (None: the
@@ -155,10 +159,10 @@ class Workbench:
         """Free all graphs but those packs'; safe to call twice."""
         for name in set(self._stages) - set(keep):
             self._stages.pop(name).close()
-        while self._upscalers:
-            self._upscalers.popitem()[1].close()
-        while self._controlnets:
-            self._controlnets.popitem()[1].close()
+        for upscaler in self._upscalers.values():  # results of earlier runs may hold them: they stay known
+            upscaler.close()
+        for controlnet in self._controlnets.values():
+            controlnet.close()
 
     def _unknown(self, checkpoint: str, wanted: str | None, installed: list[str]) -> str:
         names = ", ".join(installed) or "none"

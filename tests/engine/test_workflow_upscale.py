@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from edgegen.component import Component, ComponentManifest
-from edgegen.engine.executor import Executor, NodePictures
+from edgegen.engine.executor import Executor, NodePictures, NodeProgress
 from edgegen.engine.nodes import check_for
 from edgegen.engine.providers import choose_provider
 from edgegen.engine.upscaling import Upscaler
@@ -55,6 +55,16 @@ def write_upscaler(folder: Path, multiple: int = 1) -> Component:
     return Component.open(folder)
 
 
+def whole(upscaler: Upscaler, picture: np.ndarray) -> np.ndarray:
+    """What all tiles become."""
+    work = upscaler.enlarge(picture)
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            return done.value
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Workbench]:
     write_upscaler(tmp_path / "packs" / "thrice")
@@ -74,6 +84,12 @@ def upscale(model_name: str) -> dict[str, Any]:
         "3": {"class_type": "ImageUpscaleWithModel", "inputs": links},
         "4": {"class_type": "SaveImage", "inputs": {"filename_prefix": "up", "images": ["3", 0]}},
     }  # fmt: skip
+
+
+def again(name: str, bench: Workbench) -> dict[str, Any]:
+    """The workflow's picture, another one."""
+    Image.new("RGB", (12, 12), "red").save(bench.input_dir / name)
+    return {"1": {"class_type": "LoadImage", "inputs": {"image": name}}}
 
 
 def enlarged(bench: Workbench, model_name: str) -> np.ndarray:
@@ -120,8 +136,8 @@ def test_tiles_and_odd_sides_give_the_whole(tmp_path: Path) -> None:
     folded = Upscaler(write_upscaler(tmp_path / "folded", 2), choose_provider("cpu"), 1)
     picture = np.random.default_rng(1).random((1, 3, 150, 301), np.float32)
     plain.tile = 128
-    assert np.allclose(plain.enlarge(picture), picture.repeat(3, 2).repeat(3, 3), atol=1e-6)
-    assert folded.enlarge(picture[..., :33, :35]).shape == (1, 3, 99, 105)
+    assert np.allclose(whole(plain, picture), picture.repeat(3, 2).repeat(3, 3), atol=1e-6)
+    assert whole(folded, picture[..., :33, :35]).shape == (1, 3, 99, 105)
 
 
 def test_a_tile_that_does_not_fit_is_halved_until_the_smallest(tmp_path: Path) -> None:
@@ -136,8 +152,31 @@ def test_a_tile_that_does_not_fit_is_halved_until_the_smallest(tmp_path: Path) -
 
     upscaler._run = short_of_memory  # type: ignore[method-assign]
     picture, upscaler_fits = np.random.default_rng(1).random((1, 3, 140, 600), np.float32), 256
-    assert np.allclose(upscaler.enlarge(picture), picture.repeat(3, 2).repeat(3, 3), atol=1e-6)
+    assert np.allclose(whole(upscaler, picture), picture.repeat(3, 2).repeat(3, 3), atol=1e-6)
     assert (seen[:2], upscaler.tile) == ([512, 256], 256)
     upscaler_fits = 64
     with pytest.raises(OutOfMemory, match="no tile of 128 pixels fits"):
-        upscaler.enlarge(picture)
+        whole(upscaler, picture)
+
+
+def test_tiles_are_steps_and_a_run_may_end_between_two(bench: Workbench, tmp_path: Path) -> None:
+    Image.new("RGB", (600, 900)).save(tmp_path / "example.png")
+    checked = check_for(bench, workflow_from(upscale("thrice")))
+    told = [item for item in Executor(bench).run(checked) if isinstance(item, NodeProgress) and item.step]
+    assert [(item.node_id, item.step, item.steps) for item in told] == [("3", k, 4) for k in (1, 2, 3, 4)]
+    work = Executor(bench).run(checked)
+    assert next(item for item in work if isinstance(item, NodeProgress) and item.step).all_steps == 4
+    work.close()
+    assert list(work) == []
+
+
+def test_a_model_that_an_earlier_result_holds_is_freed_too(bench: Workbench) -> None:
+    executor = Executor(bench)
+    checked = check_for(bench, workflow_from(upscale("thrice")))
+    for _ in range(2):  # the second time its loader does not run again
+        list(executor.run(checked))
+        model = bench.upscaler(bench.component_for("upscaler", "thrice"))
+        assert model._sessions.loaded == ["upscaler"]
+        bench.close()
+        assert model._sessions.loaded == []
+        checked = check_for(bench, workflow_from(upscale("thrice") | again("other.png", bench)))

@@ -15,7 +15,7 @@ from ...workflow.declare import Input, NodeSpec
 from ..workbench import Workbench
 
 NodeWork = Generator[Any, None, tuple[Any, ...]]
-"""Yields `diffusion.sampler.SamplerStep`; its return value is the outputs, by slot."""
+"""Yields `diffusion.sampler.SamplerStep` or the like; its return value is the outputs, by slot."""
 
 
 @dataclass(frozen=True)
