@@ -20,6 +20,7 @@ from .progress import StepBar
 from .request import picture_options, request_data, valid_request
 
 if TYPE_CHECKING:
+    from edgegen.engine.lora.merge import LoraUse
     from edgegen.engine.pipeline import GenerationSettings, Picture, TextToImage
     from edgegen.engine.preview import PreviewFile
     from edgegen.pack import Pack
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 SLUG_LENGTH = 48
 MAX_COUNT = 10_000
+MAX_STRENGTH = 100
 MAX_SEED = 2**63 - 1
 
 
@@ -40,6 +42,13 @@ MAX_SEED = 2**63 - 1
     help="Take prompt, seed and settings from a picture; what else is given wins.",
 )
 @picture_options
+@click.option(
+    "--lora",
+    "loras",
+    multiple=True,
+    metavar="FILE[:STRENGTH]",
+    help="Merge a LoRA (.safetensors) into the pack; repeatable. Strength: 1.",
+)
 @click.option("--provider", metavar="NAME", help="cpu, openvino or auto. Default: engine.provider.")
 @click.option(
     "--memory",
@@ -86,6 +95,7 @@ def generate(app: App, prompt: str | None, source: Path | None, **options: Any) 
     pack = choose_pack(app, data.pop("pack", None))
     settings = valid_request(data, pack, app.settings.limits)
     check_prompts(app, settings.prompt, settings.negative_prompt)
+    settings = replace(settings, loras=tuple(wanted_loras(app, options["loras"])))
     paths = output_paths(options["output"], settings.prompt, options["count"], options["force"])
     wanted = list(seeds_for(settings, options["count"]))
     engine = app.settings.engine
@@ -112,6 +122,35 @@ def wanted_data(prompt: str | None, source: Path | None, options: dict[str, Any]
 
     recipe = read_recipe(source)
     return recipe | request_data(recipe.get("prompt", "") if prompt is None else prompt, options)
+
+
+def wanted_loras(app: App, given: tuple[str, ...]) -> Iterator[LoraUse]:
+    """Files by path, or by name in `workflow.lora_dir`.
+
+    Raises:
+        BadRequest: no such file, or a strength that is no number from -100 to 100.
+    """
+    if not given:
+        return
+    from edgegen.config.files import lora_dir
+    from edgegen.engine.lora.merge import LoraUse
+
+    for text in given:
+        name, _, last = text.rpartition(":")
+        name, strength = (name, last) if name and not Path(text).is_file() else (text, "1")
+        try:
+            number = float(strength)
+        except ValueError:
+            number = float("nan")
+        if not -MAX_STRENGTH <= number <= MAX_STRENGTH:
+            message = f"{strength} is no strength: -{MAX_STRENGTH} to {MAX_STRENGTH}, as in {name}:0.8"
+            raise BadRequest([Problem("lora", text, message)])
+        folder = lora_dir(app.settings)
+        places = [Path(name), folder / name, folder / f"{name}.safetensors"]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise BadRequest([Problem("lora", text, f"{name} is no file, nor one in {folder}")])
+        yield LoraUse(found, number, number)
 
 
 def check_prompts(app: App, *texts: str) -> None:

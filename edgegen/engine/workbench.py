@@ -15,6 +15,7 @@ from .providers import ProviderChoice, choose_provider
 from .stages import Stages
 
 ANY_CHECKPOINT = "*"
+LORA_SUFFIX = ".safetensors"
 
 
 class Workbench:
@@ -24,6 +25,7 @@ class Workbench:
         pack_folders: where packs are installed, searched in order.
         checkpoints: checkpoint name -> pack name; `*` stands for every name not otherwise known.
         input_dir: where LoadImage finds pictures.
+        lora_dir: where LoraLoader finds its files; None: a folder `loras` beside the input folder.
         memory: mode, `auto` or one of `memory.MODES`; chosen for each pack when its stages are made.
     """
 
@@ -36,9 +38,11 @@ class Workbench:
         provider: str | ProviderChoice = "auto",
         threads: int = 0,
         memory: str = "auto",
+        lora_dir: Path | None = None,
     ):
         self.limits = limits
         self.input_dir = input_dir
+        self.lora_dir = lora_dir or input_dir.with_name("loras")
         self._pack_folders = tuple(pack_folders)
         self._packs, self._broken = scan_packs(self._pack_folders)
         self._checkpoints = dict(checkpoints)
@@ -111,14 +115,17 @@ class Workbench:
 
         Raises BadRequest: no such file, or one outside.
         """
-        plain = name.removesuffix(" [input]")
-        try:
-            path = (self.input_dir / plain).resolve(strict=True)
-            inside = path.is_relative_to(self.input_dir.resolve()) and path.is_file()
-        except (OSError, RuntimeError, ValueError):  # not there, a loop of links, a NUL in the name
-            inside = False
-        if not inside:
+        path = file_within(self.input_dir, name.removesuffix(" [input]"))
+        if path is None:
             raise BadRequest(f"no picture of that name in {self.input_dir}")
+        return path
+
+    def lora_file(self, name: str) -> Path:
+        """The file of a LoRA's name, with or without its suffix. Raises BadRequest: none, or one outside."""
+        plain = name.replace("\\", "/")
+        path = file_within(self.lora_dir, plain) or file_within(self.lora_dir, f"{plain}{LORA_SUFFIX}")
+        if path is None or path.suffix != LORA_SUFFIX:
+            raise BadRequest(f"no LoRA of that name in {self.lora_dir}")
         return path
 
     def close(self, keep: Iterable[str] = ()) -> None:
@@ -135,3 +142,13 @@ class Workbench:
         hint = f"did you mean {near[0]!r}? " if near else ""
         example = f'workflow.checkpoints = ["{checkpoint[:60]}=PACK"]'
         return f"stands for no pack here: {hint}Say which with {example}; installed are {names}"
+
+
+def file_within(folder: Path, name: str) -> Path | None:
+    """The regular file of that name in a folder or below; None: not there, or a name that leads out."""
+    try:
+        path = (folder / name).resolve(strict=True)
+        inside = path.is_relative_to(folder.resolve()) and path.is_file()
+    except (OSError, RuntimeError, ValueError):  # not there, a loop of links, a NUL in the name
+        return None
+    return path if inside else None
