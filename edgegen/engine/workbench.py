@@ -10,12 +10,12 @@ from ..errors import BadRequest, UnknownPack
 from ..pack import Pack, scan_packs
 from ..settings import LimitSettings
 from .graphtimes import Pace
+from .lora.files import file_within, find_lora
 from .memorychoice import MemoryChoice, memory_for, memory_for_any
 from .providers import ProviderChoice, choose_provider
 from .stages import Stages
 
 ANY_CHECKPOINT = "*"
-LORA_SUFFIX = ".safetensors"
 
 
 class Workbench:
@@ -122,11 +122,7 @@ class Workbench:
 
     def lora_file(self, name: str) -> Path:
         """The file of a LoRA's name, with or without its suffix. Raises BadRequest: none, or one outside."""
-        plain = name.replace("\\", "/")
-        path = file_within(self.lora_dir, plain) or file_within(self.lora_dir, f"{plain}{LORA_SUFFIX}")
-        if path is None or path.suffix != LORA_SUFFIX:
-            raise BadRequest(f"no LoRA of that name in {self.lora_dir}")
-        return path
+        return find_lora(self.lora_dir, name)
 
     def close(self, keep: Iterable[str] = ()) -> None:
         """Free the graphs of all packs but those; safe to call twice."""
@@ -142,13 +138,3 @@ class Workbench:
         hint = f"did you mean {near[0]!r}? " if near else ""
         example = f'workflow.checkpoints = ["{checkpoint[:60]}=PACK"]'
         return f"stands for no pack here: {hint}Say which with {example}; installed are {names}"
-
-
-def file_within(folder: Path, name: str) -> Path | None:
-    """The regular file of that name in a folder or below; None: not there, or a name that leads out."""
-    try:
-        path = (folder / name).resolve(strict=True)
-        inside = path.is_relative_to(folder.resolve()) and path.is_file()
-    except (OSError, RuntimeError, ValueError):  # not there, a loop of links, a NUL in the name
-        return None
-    return path if inside else None

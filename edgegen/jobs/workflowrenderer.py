@@ -104,7 +104,11 @@ class JobRenderer:
 
     def __init__(self, settings: Settings):
         self._prompts = PipelineRenderer(
-            settings.engine, pack_dirs(settings), settings.limits, compiled_dir(settings.node)
+            settings.engine,
+            pack_dirs(settings),
+            settings.limits,
+            compiled_dir(settings.node),
+            lora_dir(settings),
         )
         self._workflows = WorkflowRenderer(settings)
 

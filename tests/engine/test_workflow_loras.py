@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("onnx")  # whoever has only the device's packages builds no table of layers
 
@@ -19,17 +19,22 @@ from edgegen.engine.metadata import describe
 from edgegen.engine.nodes import check_for
 from edgegen.engine.pipeline import GenerationSettings, Picture, TextToImage
 from edgegen.engine.workbench import Workbench
+from edgegen.errors import BadRequest
+from edgegen.jobs.job import parse_request
+from edgegen.jobs.renderer import PipelineRenderer
 from edgegen.pack import LAYER_TABLE, Pack, file_entry, write_manifest
-from edgegen.settings import LimitSettings
+from edgegen.settings import EngineSettings, LimitSettings
 from edgegen.workflow import BadWorkflow
 from edgegen.workflow.parse import workflow_from
-from quantize.graphs import load_graph, save_graph
+from quantize.graphs import initializers, load_graph, save_graph, weight_name
 from quantize.layertable import ADAPTABLE, write_layer_table
 from tests.loras import write_tensors
 
 TINY = Path(__file__).parent.parent / "packs" / "tiny"
-BLOCK = "down_blocks_0_attentions_0_transformer_blocks_0"
-WORDS = "encoder_layers_0_self_attn_v_proj"
+NAMED = {
+    "unet": "/unet/time_embedding/linear_1/Gemm",
+    "text_encoder": "/clip/text_model/encoder/layers.0/self_attn/v_proj/MatMul",
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,26 +42,35 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     """The tiny pack with tables of its layers."""
     folder = tmp_path_factory.mktemp("packs") / "tiny"
     shutil.copytree(TINY, folder)
-    graphs = dict(Pack.open(folder).manifest.graphs)
+    manifest = Pack.open(folder).manifest
+    graphs = dict(manifest.graphs)
     for role in ADAPTABLE[:2]:
         path = folder / role / "model.onnx"
-        save_graph(load_graph(path), path)
+        model = load_graph(path)
+        name_a_layer(model, NAMED[role])
+        save_graph(model, path)
         write_layer_table(path)
         names = ("model.onnx", "model.onnx.data", LAYER_TABLE)
         files = {f"{role}/{name}": file_entry(folder / role / name) for name in names}
         graphs[role] = graphs[role].model_copy(update={"files": files})
-    write_manifest(folder, Pack.open(folder).manifest.model_copy(update={"graphs": graphs}))
+    write_manifest(folder, manifest.model_copy(update={"graphs": graphs}))
     return Pack.open(folder)
+
+
+def name_a_layer(model: Any, name: str) -> None:
+    """As the tracing exporter names nodes; those of this pack have no names."""
+    weights = initializers(model)
+    next(node for node in model.graph.node if weight_name(node, weights)).name = name
 
 
 def write_lora(path: Path, seed: int) -> Path:
     """Changes to the tiny pack's denoiser and text encoder."""
     rng = np.random.default_rng(seed)
-    stems = {f"lora_unet_{BLOCK}_attn2_to_v": 4, f"lora_te_text_model_{WORDS}": 8}
+    unet, words = "lora_unet_time_embedding_linear_1", "lora_te_text_model_encoder_layers_0_self_attn_v_proj"
     tensors = {}
-    for stem, side in stems.items():
-        tensors[f"{stem}.lora_down.weight"] = rng.normal(size=(2, 8)).astype(np.float16)
-        tensors[f"{stem}.lora_up.weight"] = rng.normal(size=(side, 2)).astype(np.float16)
+    for stem, outputs, inputs in ((unet, 16, 4), (words, 8, 8)):
+        tensors[f"{stem}.lora_down.weight"] = rng.normal(size=(2, inputs)).astype(np.float16)
+        tensors[f"{stem}.lora_up.weight"] = rng.normal(size=(outputs, 2)).astype(np.float16)
     return write_tensors(path, tensors)
 
 
@@ -121,6 +135,31 @@ def test_a_chain_of_loaders_draws_what_generate_draws(bench: Workbench, pack: Pa
     assert describe(picture)["loras"] == told
 
 
+def test_a_job_names_files_of_the_folder(bench: Workbench, pack: Pack) -> None:
+    folder = bench.lora_dir
+    asked = {"prompt": "a red apple", "negative_prompt": "a dog", "seed": 7, "steps": 2, "guidance": 3.0}
+    more = {"width": 64, "height": 64, "sampler": "euler", "schedule": "normal", "pack": "tiny"}
+    loras = [{"name": "ink"}, {"name": "styles/wax.safetensors", "strength": 0.5, "clip": 0}]
+    renderer = PipelineRenderer(
+        EngineSettings(provider="cpu", threads=1), (pack.folder.parent,), LimitSettings(), loras=folder
+    )
+
+    def drawn(**changes: Any) -> np.ndarray:
+        request = parse_request(
+            {**asked, **more, **changes}, LimitSettings(), source="mqtt", new_id=lambda: "x"
+        )
+        *_, drawing = renderer.draw(request)
+        drawing.save(folder.parent / "out.png")
+        with Image.open(folder.parent / "out.png") as image:
+            return np.asarray(image)
+
+    uses = LoraUse(folder / "ink.safetensors"), LoraUse(folder / "styles/wax.safetensors", 0.5, 0)
+    assert np.array_equal(drawn(loras=loras), generated(pack, *uses).pixels)
+    assert np.array_equal(drawn(), generated(pack).pixels)  # and the next job has none
+    with pytest.raises(BadRequest, match="loras: gone: no LoRA of that name"):
+        drawn(loras=[{"name": "gone"}])
+
+
 def test_each_strength_counts_and_none_is_the_pack_itself(bench: Workbench, pack: Pack) -> None:
     plain = generated(pack)
     assert "loras" not in describe(plain)
@@ -144,7 +183,7 @@ def test_a_file_that_changed_is_read_again(bench: Workbench) -> None:
     executor, data = Executor(bench), graph(("ink", 1.0, 1.0))
     before = pixels(bench, data, executor)
     path = write_lora(bench.lora_dir / "new", 3)
-    os.replace(path, bench.lora_dir / "ink.safetensors")
+    path.replace(bench.lora_dir / "ink.safetensors")
     assert not np.array_equal(pixels(bench, data, executor), before)
 
 
@@ -167,6 +206,6 @@ def test_what_is_wrong_with_a_file_shows_before_anything_runs(bench: Workbench) 
 
 def test_checks_see_the_pack_through_loaders(bench: Workbench) -> None:
     data = graph(("ink", 1.0, 1.0))
-    data["5"]["inputs"]["width"] = 8
+    data["5"]["inputs"]["width"] = 16
     with pytest.raises(BadWorkflow, match="with pack tiny"):
         check_for(bench, workflow_from(data))

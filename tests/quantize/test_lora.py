@@ -227,7 +227,7 @@ def test_what_does_not_fit_is_refused_by_name(packs, unet, tmp_path: Path) -> No
     path = write_tensors(
         tmp_path / "b.safetensors", kohya("lora_unet_", {"down_blocks.7.x": change[MATRICES[0]]})
     )
-    with pytest.raises(LoraError, match="no layer unet down_blocks_7_x"):
+    with pytest.raises(LoraError, match="no unet layer down_blocks_7_x"):
         stages.with_loras(LoraUse(path))
     path = write_tensors(tmp_path / "c.safetensors", kohya("lora_te2_", change))
     with pytest.raises(LoraError, match="text_encoder_2, which pack tiny does not have"):

@@ -84,9 +84,8 @@ class Adapter:
         beyond = {m for m in found if role != UNET and (layer_number(m) or 0) > last}
         unknown = [module for module, layers in found.items() if not layers and module not in beyond]
         if unknown:
-            raise LoraError(
-                f"{self.name} is made for another kind of model: the pack has no layer {role} {_some(unknown)}"
-            )
+            lacks = f"{role} layer {_some(unknown)}"
+            raise LoraError(f"{self.name} is made for another kind of model: the pack has no {lacks}")
         fitting = {module: layers for module, layers in found.items() if module not in beyond}
         for module, layers in fitting.items():
             self._check_shapes(role, module, layers)
