@@ -255,6 +255,8 @@ class SessionCache:
         else:
             key = cache_key([entry.sha256 for entry in files], self._choice.version)
             session = self._choice.compiled.open(key, load)
+        if weights:
+            trim_malloc()  # the merge is done
         if role != DECODER:
             session.times = self.times
         log.debug("graph %s loaded in %.2f s; %d MB held", role, time.monotonic() - began, own_anonymous_mb())

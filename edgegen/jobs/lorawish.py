@@ -13,8 +13,6 @@ MAX_STRENGTH = 100
 KEYS = ("name", "strength", "clip")
 _STEP = r"[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,99}"  # no file that hides, none above
 NAME = re.compile(f"{_STEP}(/{_STEP}){{0,3}}")
-    r"[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,99}(/[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,99}){0,3}"
-)
 
 
 def check_loras(value: Any) -> str | None:

@@ -109,17 +109,22 @@ class Adapter:
                 f"{list(up)} x {list(down)}, but the pack's layer has {list(has)}"
             )
 
-    def delta(self, role: str, module: str) -> np.ndarray:
-        """What is added at strength 1: (outputs, inputs x kernel) float32. Raises LoraError: no numbers."""
+    def delta(self, role: str, module: str, strength: float, transposed: bool = False) -> np.ndarray:
+        """What is added: (outputs, inputs x kernel) float32, in memory the other way around if `transposed`.
+
+        Raises LoraError: it holds what is no number."""
         change = self.changes[role][module]
         down, up = (self.file.read(change.tensors[part]) for part in ("down", "up"))
         rank = down.shape[0]
-        up = up.reshape(up.shape[0], rank) * np.float32(self._alpha(change, rank) / rank)
+        up = up.reshape(up.shape[0], rank) * np.float32(strength * self._alpha(change, rank) / rank)
         if "mid" in change.tensors:  # Tucker's: LyCORIS, `lora_mid`
             mid = self.file.read(change.tensors["mid"])
             inner = np.tensordot(mid, down.reshape(rank, -1), axes=(1, 0))  # (r, kh, kw, inputs)
             return np.moveaxis(np.tensordot(up, inner, axes=(1, 0)), -1, 1).reshape(len(up), -1)
-        return np.asarray(up @ down.reshape(rank, -1))
+        down = down.reshape(rank, -1)
+        if transposed:
+            return np.asarray(down.T @ up.T).T
+        return np.asarray(up @ down)
 
     def _alpha(self, change: Change, rank: int) -> float:
         """Without one it is the rank, as in diffusers."""

@@ -87,10 +87,12 @@ class LoraSet:
 
         def one(item: tuple[str, list[Part]]) -> Merged:
             module, parts = item
-            deltas = (np.float32(strength) * adapter.delta(role, name) for adapter, name, strength in parts)
+            layers = table.find(module)
+            across = not layers[0].outputs_first  # as the weights lie: adding is then one pass through memory
+            deltas = (adapter.delta(role, name, strength, across) for adapter, name, strength in parts)
             delta = functools.reduce(np.add, deltas)
             merged: Merged = {}
-            for layer in table.find(module):
+            for layer in layers:
                 merged |= merge_layer(data, layer, delta)
             return merged
 
