@@ -6,6 +6,7 @@ python bench/latency.py [--pack tiny --pack-dir tests/packs] [--rate 200] [--sec
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -14,9 +15,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import IO, Any
 
 import paho.mqtt.client as paho
 from idle_front import broker
@@ -93,6 +95,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200.0, help="messages a second (default 200)")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to publish (default 5)")
     parser.add_argument("--jobs", type=int, default=20, help="jobs one after the other (default 20)")
+    parser.add_argument("--long-jobs", type=int, default=5, help="jobs of a second and more (default 5)")
+    parser.add_argument("--long-steps", type=int, default=100, help="steps of those (default 100)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="eg") as folder, broker(Path(folder)) as port:
@@ -117,9 +121,10 @@ def measure(config: Path, listener: Listener, args: argparse.Namespace) -> dict[
     listener.at.clear()
     for path in (config.parent / "data").glob("edgegen.db*"):  # those jobs are not what is measured next
         path.unlink()
-    with front(config):
+    with front(config, "--front-only"), timed_engine(config) as pictures:
         listener.wait(f"{BASE}/availability", "online")
-        found |= one_by_one(listener, args.jobs)
+        found |= one_by_one(listener, args.jobs, pictures)
+        found |= long_ones(listener, args.long_jobs, args.long_steps, pictures)
     return found
 
 
@@ -137,20 +142,51 @@ def offered(listener: Listener, rate: float, seconds: float) -> dict[str, float]
     }
 
 
-def one_by_one(listener: Listener, jobs: int) -> dict[str, float]:
+def one_by_one(listener: Listener, jobs: int, pictures: IO[str]) -> dict[str, float]:
     """An idle device gets one job after the other; the first one loads the graphs and does not count."""
     first, last = [], []
     for number in range(jobs + 1):
         listener.publish(f"j{number}", steps=2)
         done = listener.wait(f"j{number}", "done")
         image = listener.wait("image", str(number))
+        drawn = json.loads(pictures.readline())
         if number:
             first.append(listener.at.get((f"j{number}", "running1"), done) - listener.sent[f"j{number}"])
-            last.append(image - listener.at.get((f"j{number}", "running2"), listener.sent[f"j{number}"]))
+            last.append(image - drawn["decoded"])
     return {
         "publish to first step done p50, ms": ms(median(first)),
-        "last step done to picture published p50 (with decoding), ms": ms(median(last)),
+        "picture decoded to published p50, ms": ms(median(last)),
     }
+
+
+def long_ones(listener: Listener, jobs: int, steps: int, pictures: IO[str]) -> dict[str, float]:
+    """What the daemon adds to the time that ONNX Runtime takes, in per cent of it."""
+    shares, besides, lengths = [], [], []
+    for number in range(jobs):
+        listener.publish(f"l{number}", steps=steps)
+        listener.wait(f"l{number}", "done")
+        drawn = json.loads(pictures.readline())
+        shares.append(100 * drawn["dealings_s"] / drawn["graphs_s"])
+        besides.append(100 * (drawn["drawn_s"] / drawn["graphs_s"] - 1))
+        lengths.append(drawn["graphs_s"])
+    return {
+        f"graphs of {steps} steps p50, ms": ms(median(lengths)),
+        "daemon between the steps beside the graphs p50, %": round(median(shares), 2),
+        "daemon and sampler beside the graphs p50, %": round(median(besides), 2),
+    }
+
+
+@contextlib.contextmanager
+def timed_engine(config: Path) -> Iterator[IO[str]]:
+    """The engine with a clock; what it says of each picture, a line each."""
+    command = [sys.executable, str(Path(__file__).with_name("timed_engine.py")), str(config)]
+    engine = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert engine.stdout is not None
+    try:
+        yield engine.stdout
+    finally:
+        engine.terminate()
+        engine.wait()
 
 
 class front:

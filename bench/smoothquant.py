@@ -1,7 +1,7 @@
 """SmoothQuant for graphs: large channels of a norm's result are made small, and the weights after it large.
 
 Xiao et al. 2022, "SmoothQuant", eq. 4, for every LayerNormalization whose result only MatMuls with weights
-read. It does not win on the denoiser (see docs/BENCHMARKS.md), so the quantizer does without it.
+read. What it gains is in docs/BENCHMARKS.md; the quantizer does without it so far.
 """
 
 from __future__ import annotations

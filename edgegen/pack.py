@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -37,7 +37,7 @@ MANIFEST_NAME = "pack.json"
 MANIFEST_MAX_BYTES = 1 << 20
 REQUIRED_ROLES = ("text_encoder", "unet", "vae_decoder")
 # later than the format's first version
-OPTIONAL_FIELDS = ("ram_mb", "latent_rgb", "tokenizer_2", "guidance_embedding_dim", "extras")
+OPTIONAL_FIELDS = ("ram_mb", "latent_rgb", "tokenizer_2", "guidance_embedding_dim", "extras", "words_width")
 
 Precision = Literal["fp32", "fp16", "int8", "w8", "w4"]
 Sampler = Literal[
@@ -183,21 +183,50 @@ class LatentRgb(_Part):
     bias: Rgb
 
 
-class Manifest(_Part):
-    """`pack.json`. Latents handed to the decoder are divided by `latent_scale`.
+class ComponentPack(PackError):
+    """The pack in `folder` is asked for pictures, but only helps others to make them."""
 
-    `target` names the machine whose kernels the graphs favour; `min_ram_mb` was measured, in the memory mode
-    `full`; `ram_mb` says it for every mode, and is missing in older packs. A graph `text_encoder_2` reads the
-    first's tokens unless `tokenizer_2` says how they differ. `guidance_embedding_dim` is the width of the
-    denoiser's input `timestep_cond`, the embedded guidance of a distilled model; None: it has no such input.
+    def __init__(self, folder: Path, kind: str):
+        super().__init__(f"pack in {folder} makes no pictures from words: it is {kind}, for workflows")
+        self.folder = folder
+
+
+class PackHead(_Part):
+    """What every `pack.json` says, of whatever kind the pack is.
+
+    `target` names the machine whose kernels the graphs favour; `min_ram_mb` was measured; 0: it was not.
     `extras` are files for people, such as the report: a device does without them, so they may be missing.
     """
 
     format_version: Literal[1] = 1
     name: PackName
     title: str = Field(min_length=1, max_length=200)
-    family: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")
     graphs: dict[Role, GraphEntry] = Field(max_length=16)
+    target: Literal["any", "x86-64", "arm64"] = "any"
+    min_ram_mb: int = Field(0, ge=0, le=1 << 24)
+    licence: str = Field(min_length=1, max_length=200)
+    provenance: dict[str, JsonValue] = Field(default_factory=dict)
+    evaluation: dict[str, JsonValue] = Field(default_factory=dict)
+    extras: dict[RelativePath, FileEntry] | None = Field(None, max_length=100)
+
+    def files(self) -> dict[str, FileEntry]:
+        """Every file of the pack but `pack.json` and extras, by its path relative to the folder."""
+        return {path: e for graph in self.graphs.values() for path, e in graph.files.items()}
+
+
+HeadT = TypeVar("HeadT", bound=PackHead)
+
+
+class Manifest(PackHead):
+    """`pack.json` of a pack that makes pictures from words.
+
+    Latents handed to the decoder are divided by `latent_scale`. `min_ram_mb` was measured in the memory mode
+    `full`; `ram_mb` says it for every mode, and is missing in older packs. A graph `text_encoder_2` reads the
+    first's tokens unless `tokenizer_2` says how they differ. `guidance_embedding_dim` is the width of the
+    denoiser's input `timestep_cond`, the embedded guidance of a distilled model; None: it has no such input.
+    """
+
+    family: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")
     tokenizer: TokenizerEntry
     tokenizer_2: SecondTokenizer | None = None
     prediction_type: Literal["epsilon", "v_prediction", "sample"]
@@ -214,14 +243,8 @@ class Manifest(_Part):
     guidance_embedding_dim: int | None = Field(None, ge=4, le=8192)
     defaults: Defaults
     sizes: Sizes
-    target: Literal["any", "x86-64", "arm64"] = "any"
-    min_ram_mb: int = Field(0, ge=0, le=1 << 24)
     ram_mb: RamNeeds | None = None
     latent_rgb: LatentRgb | None = None
-    licence: str = Field(min_length=1, max_length=200)
-    provenance: dict[str, JsonValue] = Field(default_factory=dict)
-    evaluation: dict[str, JsonValue] = Field(default_factory=dict)
-    extras: dict[RelativePath, FileEntry] | None = Field(None, max_length=100)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Manifest:
@@ -259,42 +282,24 @@ class Manifest(_Part):
     def files(self) -> dict[str, FileEntry]:
         """Every file of the pack but `pack.json` and extras, by its path relative to the folder."""
         tokenizer = FileEntry(sha256=self.tokenizer.sha256, bytes=self.tokenizer.bytes)
-        graphs = {path: e for graph in self.graphs.values() for path, e in graph.files.items()}
-        return {**graphs, self.tokenizer.file: tokenizer}
+        return {**super().files(), self.tokenizer.file: tokenizer}
 
 
 @dataclass(frozen=True)
-class Pack:
-    """An opened pack: its folder and its checked manifest."""
+class PackFolder:
+    """An opened pack of whatever kind: its folder and its checked manifest."""
 
     folder: Path
-    manifest: Manifest
+    manifest: PackHead
 
     @property
     def name(self) -> str:
         return self.manifest.name
 
     @property
-    def tokenizer_path(self) -> Path:
-        return self.folder / self.manifest.tokenizer.file
-
-    @property
     def size_bytes(self) -> int:
         """All files together, without `pack.json` and extras."""
         return sum(entry.bytes for entry in self.manifest.files().values())
-
-    @classmethod
-    def open(cls, folder: Path | str) -> Pack:
-        """Read and check the manifest, and that each file is there, inside, with its size.
-
-        Cheap: reads no weights. Raises PackError naming everything that is wrong.
-        """
-        folder = Path(folder)
-        manifest = read_manifest(folder)
-        _raise_if(
-            folder, [p for path, e in manifest.files().items() if (p := _file_problem(folder, path, e))]
-        )
-        return cls(folder, manifest)
 
     def verify_graph(self, role: str) -> Path:
         """Like `graph`, after hashing the files of that graph: parse nothing else.
@@ -306,14 +311,6 @@ class Pack:
         found = (_file_problem(self.folder, p, e) or _new_hash_problem(self.folder, p, e) for p, e in files)
         _raise_if(self.folder, [problem for problem in found if problem])
         return path
-
-    def verify_tokenizer(self) -> Path:
-        """Like `tokenizer_path`, after hashing it. Raises PackError."""
-        entry = FileEntry(sha256=self.manifest.tokenizer.sha256, bytes=self.manifest.tokenizer.bytes)
-        path = self.manifest.tokenizer.file
-        problem = _file_problem(self.folder, path, entry) or _hash_problem(self.folder, path, entry)
-        _raise_if(self.folder, [problem] if problem else [])
-        return self.tokenizer_path
 
     def graph(self, role: str) -> Path:
         """The .onnx file of a role. Raises PackError when the pack has no such graph."""
@@ -331,6 +328,41 @@ class Pack:
     def verify(self) -> None:
         """Hash every file. Raises PackError naming each bad file, the expected and the found SHA-256."""
         _raise_if(self.folder, [problem for _, problem in self.check_files() if problem])
+
+
+@dataclass(frozen=True)
+class Pack(PackFolder):
+    """A pack that makes pictures from words."""
+
+    manifest: Manifest
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.folder / self.manifest.tokenizer.file
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Pack:
+        """Read and check the manifest, and that each file is there, inside, with its size.
+
+        Cheap: reads no weights. Raises PackError naming everything that is wrong.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        check_sizes(folder, manifest)
+        return cls(folder, manifest)
+
+    def verify_tokenizer(self) -> Path:
+        """Like `tokenizer_path`, after hashing it. Raises PackError."""
+        entry = FileEntry(sha256=self.manifest.tokenizer.sha256, bytes=self.manifest.tokenizer.bytes)
+        path = self.manifest.tokenizer.file
+        problem = _file_problem(self.folder, path, entry) or _hash_problem(self.folder, path, entry)
+        _raise_if(self.folder, [problem] if problem else [])
+        return self.tokenizer_path
+
+
+def check_sizes(folder: Path, manifest: PackHead) -> None:
+    """Raise PackError for every file that is not there, not inside, or of another size."""
+    _raise_if(folder, [p for path, e in manifest.files().items() if (p := _file_problem(folder, path, e))])
 
 
 def _is_there(path: Path) -> bool:
@@ -403,7 +435,16 @@ def file_entry(path: Path) -> FileEntry:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Parse and check `folder/pack.json`. Raises PackError with every problem at once."""
+    """Parse and check `folder/pack.json`. Raises PackError with every problem at once; ComponentPack for a
+    pack that only helps others."""
+    data = read_pack_json(folder)
+    if kind := component_kind(data):
+        raise ComponentPack(folder, kind)
+    return parse_head(Manifest, folder, data)
+
+
+def read_pack_json(folder: Path) -> dict[str, JsonValue]:
+    """`folder/pack.json` of a format version that is known, else unchecked. Raises PackError."""
     data = _load_json(folder)
     if not isinstance(data, dict):
         raise PackError(f"{folder / MANIFEST_NAME} must hold one JSON object, not {type(data).__name__}")
@@ -413,8 +454,21 @@ def read_manifest(folder: Path) -> Manifest:
             f"pack in {folder} has format version {version}; this edgegen reads {FORMAT_VERSION}. "
             "Install a newer edgegen, or build the pack again."
         )
+    return data
+
+
+def component_kind(data: dict[str, JsonValue]) -> str | None:
+    """What a pack that only helps others calls itself, with its article; None of one that makes pictures."""
+    kind = data.get("kind")
+    if not isinstance(kind, str):
+        return None
+    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind[:32]!r}"
+
+
+def parse_head(model: type[HeadT], folder: Path, data: dict[str, JsonValue]) -> HeadT:
+    """A checked manifest. Raises PackError with every problem at once."""
     try:
-        return Manifest.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as err:
         raise PackError(f"pack in {folder}: " + "; ".join(_readable(err))) from None
 
@@ -453,7 +507,7 @@ def _readable(err: ValidationError) -> list[str]:
     return lines
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> Path:
+def write_manifest(folder: Path, manifest: PackHead) -> Path:
     """Write `pack.json` in one piece. Raises StorageError when the folder cannot be written."""
     data = manifest.model_dump(mode="json")
     for name in OPTIONAL_FIELDS:
@@ -469,7 +523,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
 
 def _drop_unset(data: dict[str, Any], name: str) -> None:
     """Leave out what is unset in it, or itself: an edgegen that does not know it yet reads the pack too."""
-    value = data[name]
+    value = data.get(name, ...)
+    if value is ...:
+        return
     if value is None or value == {}:
         del data[name]
     elif isinstance(value, dict):
@@ -507,16 +563,19 @@ def scan_packs(folders: Iterable[Path]) -> tuple[list[Pack], dict[Path, PackErro
     """All packs in the folders (of two with one name the first counts), and the broken ones."""
     packs: dict[str, Pack] = {}
     broken: dict[Path, PackError] = {}
-    for folder in _candidates(folders):
+    for folder in candidates(folders):
         try:
             pack = Pack.open(folder)
             packs.setdefault(pack.name, pack)
+        except ComponentPack:
+            pass  # `component.scan_components` finds those
         except PackError as err:
             broken[folder] = err
     return list(packs.values()), broken
 
 
-def _candidates(folders: Iterable[Path]) -> Iterator[Path]:
+def candidates(folders: Iterable[Path]) -> Iterator[Path]:
+    """Whatever in the folders may be a pack."""
     for parent in folders:
         with contextlib.suppress(OSError):  # a folder that is not there holds no packs
             yield from sorted(p.parent for p in parent.glob(f"*/{MANIFEST_NAME}"))
@@ -547,6 +606,9 @@ def find_pack(name: str, folders: Iterable[Path], allow_path: bool = True) -> Pa
     for folder, err in broken.items():
         if folder.name == name:
             raise err
+    for folder in (f for f in candidates(folders) if f not in broken):
+        if read_pack_json(folder).get("name") == name:
+            read_manifest(folder)  # tells what it is instead
     raise UnknownPack(_unknown(name, [pack.name for pack in packs]))
 
 

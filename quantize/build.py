@@ -31,6 +31,7 @@ from edgegen.pack import (
 
 from . import evaluate as ev
 from .calibrate import Recorder, Records, observations, record_runs
+from .control import CONTROL, add_control
 from .convert import Int8Converter, Int8Options
 from .cut import HEAD, TAIL, cut_decoder
 from .defaults import PackDefaults, default_settings, default_sizes, pack_name, read_defaults
@@ -78,6 +79,7 @@ class BuildOptions:
     seed: int = 0
     evaluate: bool = True
     with_encoder: bool = False
+    with_control: bool = False
     sheet: Path | None = None
     int8: Int8Options = field(default_factory=Int8Options)
     hints: Hints = NO_HINTS
@@ -147,6 +149,8 @@ class _Builder:
         self.plan = plan = self._make_plan()
         self._convert(plan)
         self.is_cut = cut_decoder(self.graphs["vae_decoder"])
+        if self.options.with_control:
+            add_control(self.graphs["unet"])
         manifest = self._manifest({}, 0)
         self.report = empty_report(self.export_errors)
         if self.options.evaluate:
@@ -219,7 +223,7 @@ class _Builder:
             bits = WEIGHT_BITS[self.options.precision]
             convert_weight_only(self.float_graphs[role], self.graphs[role], bits, __version__)
         else:
-            _copy_stamped(self.float_graphs[role], self.graphs[role])
+            copy_stamped(self.float_graphs[role], self.graphs[role])
         onnx.checker.check_model(str(self.graphs[role]))
         if role in ADAPTABLE and self.options.precision not in WEIGHT_BITS:
             write_layer_table(self.graphs[role])
@@ -293,10 +297,13 @@ class _Builder:
         )
 
     def _entries(self, real: bool) -> dict[str, GraphEntry]:
-        """By role; the two parts of a cut decoder share its weights."""
+        """By role; the two parts of a cut decoder share its weights, and both denoisers theirs."""
         entries = {role: self._entry(role, real) for role in self.roles}
         parts = {"vae_decoder_head": HEAD, "vae_decoder_tail": TAIL} if real and self.is_cut else {}
-        return entries | {role: self._entry("vae_decoder", real, name) for role, name in parts.items()}
+        found = entries | {role: self._entry("vae_decoder", real, name) for role, name in parts.items()}
+        if real and self.options.with_control:
+            found["unet_control"] = self._entry("unet", real, CONTROL)
+        return found
 
     def _entry(self, role: str, real: bool, graph: str = "model.onnx") -> GraphEntry:
         name = f"{role}/{graph}"
@@ -425,7 +432,8 @@ def _converting(options: BuildOptions) -> dict[str, Any]:
     return {"precision": options.precision, "int8": int8, "budget": options.budget_s}
 
 
-def _copy_stamped(graph: Path, out: Path) -> None:
+def copy_stamped(graph: Path, out: Path) -> None:
+    """A float32 graph into a pack, saying by which edgegen."""
     out.parent.mkdir(parents=True, exist_ok=True)
     model = load_graph(graph)
     stamp(model, __version__)

@@ -12,13 +12,15 @@ from typing import Any
 import click
 
 from edgegen.errors import EdgegenError
-from edgegen.pack import Manifest, Pack, write_manifest
+from edgegen.pack import Manifest, Pack, PackHead, write_manifest
 
 from . import evaluate as ev
+from .controlnets import ControlNetLayout, find_controlnet
 from .original import Hints
 from .progress import Progress, Style
 from .prompts import calibration_prompts, evaluation_prompts, read_prompts
 from .source import SourceError, open_source
+from .upscalerkeys import UpscalerLayout, find_upscaler
 
 PICTURES_BAR = "bar for the built-in pack: SSIM 0.95, PSNR 30 dB"
 
@@ -126,6 +128,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--no-sensitivity", is_flag=True, help="Do not judge layers one by one (faster).")
 @click.option("--no-evaluate", is_flag=True, help="Do not compare with float32 (faster).")
 @click.option("--with-encoder", is_flag=True, help="Include vae_encoder (pictures to latents).")
+@click.option("--with-control", is_flag=True, help="Let ControlNets speak to the denoiser (unet_control).")
 @click.option(
     "--sheet", type=_FILE, help="Contact sheet to write: float32 and this pack, side by side (PNG)."
 )
@@ -142,13 +145,16 @@ _FILE = click.Path(path_type=Path)
 @click.option("--quiet", is_flag=True, help="Say nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON, one object a line.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
-def build(source: Path, output: Path, precision: str, target: str, **flags: Any) -> None:
+@click.pass_context
+def build(ctx: click.Context, source: Path, output: Path, precision: str, target: str, **flags: Any) -> None:
     """Build a pack from SOURCE: a diffusers folder, one .safetensors file, or a folder of ONNX graphs.
 
     \b
     A folder holds text_encoder/, unet/, vae/, scheduler/ and tokenizer/ (SDXL also text_encoder_2/).
     A file is Stable Diffusion 1, 2 or XL whole, as trained; it needs --tokenizer FOLDER.
     ONNX graphs lie as optimum exports them: unet/model.onnx and so on, scheduler/, tokenizer/.
+    Upscalers of the ESRGAN family (.safetensors) and ControlNets (a diffusers folder) become packs for
+    workflows, fp16 or fp32 (default: fp16).
     Pickles (.ckpt, .bin, .pt) run code when they are opened and are refused, whatever their name.
 
     pack_defaults.json in the folder (NAME.pack_defaults.json beside a file) may set name, title, defaults
@@ -159,6 +165,10 @@ def build(source: Path, output: Path, precision: str, target: str, **flags: Any)
     carries its own evaluation. Nothing appears at OUTPUT before all of it is done. Cut off, by Ctrl-C or by
     the power, the same command goes on from the last finished step, kept in OUTPUT.work.
     """
+    if component := find_upscaler(source) or find_controlnet(source):
+        is_default = ctx.get_parameter_source("precision") is click.core.ParameterSource.DEFAULT
+        _build_component(source, component, output, "fp16" if is_default else precision, flags)
+        return
     hints = Hints(flags["tokenizer"], flags["prediction"], flags["turbo"])
     open_source(source, hints)  # a wrong source is told at once: importing torch takes seconds
     from .build import BuildOptions, build_pack
@@ -188,6 +198,7 @@ def build(source: Path, output: Path, precision: str, target: str, **flags: Any)
         seed=flags["seed"],
         evaluate=not flags["no_evaluate"],
         with_encoder=flags["with_encoder"],
+        with_control=flags["with_control"],
         sheet=flags["sheet"],
         int8=int8,
         hints=hints,
@@ -205,6 +216,25 @@ def build(source: Path, output: Path, precision: str, target: str, **flags: Any)
     click.echo(f"{output}: {_megabytes(manifest)} MB of {precision}")
     for line in evaluation_lines(manifest):
         click.echo(line)
+
+
+def _build_component(
+    source: Path,
+    layout: UpscalerLayout | ControlNetLayout,
+    output: Path,
+    precision: str,
+    flags: dict[str, Any],
+) -> None:
+    from .buildcomponent import build_component, given_for
+
+    style = _style(flags["quiet"], flags["as_json"])
+    progress = Progress(style, sys.stdout if style == "json" else None)
+    given = given_for(source, flags)
+    manifest = build_component(source, layout, output, precision, given, progress, flags["force"])  # type: ignore[arg-type]
+    if style == "json":
+        click.echo(json.dumps({"event": "pack", "pack": str(output), "evaluation": manifest.evaluation}))
+    elif style != "quiet":
+        click.echo(f"{output}: {_megabytes(manifest)} MB of {precision}, {manifest.kind}")
 
 
 def _style(quiet: bool, as_json: bool) -> Style:
@@ -227,7 +257,7 @@ def _targets(rows: tuple[str, ...]) -> dict[str, float]:
     return found
 
 
-def _megabytes(manifest: Manifest) -> str:
+def _megabytes(manifest: PackHead) -> str:
     return f"{sum(entry.bytes for entry in manifest.files().values()) / 1e6:.1f}"
 
 

@@ -65,9 +65,12 @@ def read_defaults(folder: Path) -> PackDefaults:
 
 def pack_name(source: Source, given: PackDefaults) -> str:
     """The defaults' name, or the source's with what names may not hold replaced by `-`."""
-    if given.name:
-        return given.name
-    path = source.folder.resolve()
+    return given.name or name_of(source.folder)
+
+
+def name_of(path: Path) -> str:
+    """A pack's name after its checkpoint's."""
+    path = path.resolve()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path.is_file() else path.name).strip("-._")[:64]
     return name or "pack"
 

@@ -57,7 +57,11 @@ def export(source: Source, role: str, path: Path, without_rules: Collection[str]
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    spec = SPECS[role](source)
+    return export_spec(SPECS[role](source), path, without_rules)
+
+
+def export_spec(spec: GraphSpec, path: Path, without_rules: Collection[str] = ()) -> float:
+    """As `export`, of a part that is loaded already; its weights are freed."""
     runs = [spec.examples(*which) for which in SHAPES]
     wanted = answers(spec, runs)
     try:
@@ -67,7 +71,7 @@ def export(source: Source, role: str, path: Path, without_rules: Collection[str]
         onnx.checker.check_model(str(path))
         return worst_error(spec, runs, wanted, path)
     except onnx.checker.ValidationError as err:
-        raise ExportError(f"{role}: the exported graph is not valid ONNX: {err}") from err
+        raise ExportError(f"{spec.role}: the exported graph is not valid ONNX: {err}") from err
     finally:
         del spec
         gc.collect()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from .runner import Recipe
 
-MACS_A_SECOND = 140e9  # float32, ONNX Runtime, two cores with AVX-512
+MACS_A_SECOND = 60e9  # float32, ONNX Runtime, two cores with AVX-512 and no matrix unit
 UNET_MACS = 0.114  # of every parameter, a place in the latents: 400e9 at 64 x 64 in Stable Diffusion 1.5
 DECODER_MACS = 6.2  # the same for its decoder, whose later layers see up to 64 pixels a place
 OBSERVED, EVALUATED = 1.15, 1.5  # an observed run, and a float run with its INT8 run, in float runs

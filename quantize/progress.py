@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TextIO
 
 Style = Literal["live", "lines", "json", "quiet"]
@@ -54,6 +56,7 @@ class Progress:
         self.finish()
         self._current = next((s for s in self._stages if s.name == name), None) or Stage(name, 0.0)
         self._stage_start = self._clock()
+        forget_peak()
         if is_reused:
             self._current.done, self._reused = 1.0, self._reused + self._current.share
             self._tell("reused")
@@ -119,6 +122,7 @@ class Progress:
             "elapsed_s": round(self.elapsed_s, 1),
             "fraction": round(self.fraction, 4),
             "remaining_s": None if left is None else round(left, 1),
+            "peak_mb": peak_mb(),
         }
 
     def _json(self, event: dict[str, object]) -> None:
@@ -130,6 +134,21 @@ class Progress:
         rest = f", about {minutes(left)} left" if left is not None and self.fraction < 1 else ""
         name = self._current.name if self._current else ""
         return f"{self.fraction:4.0%}  {name}  {minutes(self.elapsed_s)} gone{rest}"
+
+
+def forget_peak() -> None:
+    """Let the kernel count this process's peak memory anew, where it can (Linux, proc(5): clear_refs)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mb() -> int | None:
+    """Most resident memory since then, file pages included, in MB of 10^6 bytes; None where nobody counts."""
+    with contextlib.suppress(OSError):
+        for row in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
+            if row.startswith("VmHWM:"):
+                return round(int(row.split()[1]) * 1024 / 1e6)
+    return None
 
 
 def minutes(seconds: float) -> str:

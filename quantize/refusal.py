@@ -7,7 +7,8 @@ from edgegen.errors import EdgegenError
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 CONVERT = (
     "convert it once, where you trust it, with diffusers: "
-    "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER, safe_serialization=True)"
+    "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER, safe_serialization=True); "
+    "an upscaler as docs/QUANTIZE.md says"
 )
 
 

@@ -27,7 +27,7 @@ def load_unet(source: Source) -> Any:
     """The denoiser (diffusers UNet2DConditionModel)."""
     from diffusers import UNet2DConditionModel
 
-    return _load(source, "unet", lambda folder: _load_diffusers(UNet2DConditionModel, folder))
+    return _load(source, "unet", lambda folder: load_diffusers(UNet2DConditionModel, folder))
 
 
 def load_vae(source: Source) -> Any:
@@ -35,7 +35,7 @@ def load_vae(source: Source) -> Any:
     import diffusers
 
     kind = getattr(diffusers, source.configs["vae"]["_class_name"])
-    return _load(source, "vae", lambda folder: _load_diffusers(kind, folder))
+    return _load(source, "vae", lambda folder: load_diffusers(kind, folder))
 
 
 def _load(source: Source, part: str, from_folder: Callable[[Path], Any]) -> Any:
@@ -50,7 +50,8 @@ def _load_transformers(kind: Any, folder: Path) -> Any:
     return kind.from_pretrained(folder, use_safetensors=True, variant=_variant(folder)).float().eval()
 
 
-def _load_diffusers(kind: Any, folder: Path) -> Any:
+def load_diffusers(kind: Any, folder: Path) -> Any:
+    """A diffusers model of a folder, in float32 and for inference."""
     model = kind.from_pretrained(
         folder, use_safetensors=True, low_cpu_mem_usage=False, variant=_variant(folder)
     )

@@ -144,10 +144,16 @@ def _publish(folder: Path, out: Path) -> None:
 def source_digest(source: Path) -> str:
     """SHA-256 over names and contents of a checkpoint: a file, or all files of a folder but pickles."""
     total = hashlib.sha256()
-    for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
+    for path in _files(source) if source.is_dir() else [source]:
         if path.is_file() and path.suffix not in PICKLES and not path.name.startswith("."):
             total.update(f"{path.relative_to(source)}\n{_file_digest(path)}\n".encode())
     return total.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files, also behind links to folders, which `rglob` passes by."""
+    walk = os.walk(folder, followlinks=True)
+    return sorted(Path(parent) / name for parent, _, names in walk for name in names)
 
 
 def _file_digest(path: Path) -> str:

@@ -15,7 +15,8 @@ from .complete import packs
 from .output import coloured, complain, megabytes, printable, say, say_json, shorten, table
 
 if TYPE_CHECKING:
-    from edgegen.pack import Manifest, Pack
+    from edgegen.component import Component
+    from edgegen.pack import Manifest, Pack, PackFolder, PackHead
     from edgegen.settings import Settings
 
 COLUMNS = ("NAME", "FAMILY", "PRECISION", "MB", "STEPS", "SIZE", "LICENCE")
@@ -42,7 +43,18 @@ def locate(name: str, settings: Settings) -> Pack:
         raise
 
 
-def precision(pack: Pack) -> str:
+def locate_any(name: str, settings: Settings) -> PackFolder:
+    """As `locate`, also of packs that only help others, as upscalers."""
+    from edgegen.component import Component, read_component
+    from edgegen.pack import ComponentPack
+
+    try:
+        return locate(name, settings)
+    except ComponentPack as err:
+        return Component(err.folder, read_component(err.folder))
+
+
+def precision(pack: PackFolder) -> str:
     """`int8`, or `fp16+int8` where the graphs differ."""
     return "+".join(sorted({graph.precision for graph in pack.manifest.graphs.values()}))
 
@@ -62,6 +74,22 @@ def summary(pack: Pack, default_name: str) -> dict[str, Any]:
         "ram_mb": manifest.ram_mb and manifest.ram_mb.model_dump(),
         "licence": manifest.licence,
         "folder": str(pack.folder),
+    }
+
+
+def component_summary(component: Component) -> dict[str, Any]:
+    """One pack that only helps others as `pack list --json` gives it."""
+    manifest = component.manifest
+    return {
+        "name": component.name,
+        "title": manifest.title,
+        "kind": manifest.kind,
+        "precision": precision(component),
+        "bytes": component.size_bytes,
+        "scale": manifest.scale if manifest.kind == "upscaler" else None,
+        "words_width": manifest.words_width,
+        "licence": manifest.licence,
+        "folder": str(component.folder),
     }
 
 
@@ -88,16 +116,21 @@ def list_(app: App, as_json: bool) -> None:
       edgegen pack list
       edgegen pack list --json | jq -r '.packs[].name'
     """
+    from edgegen.component import scan_components
     from edgegen.config.files import pack_dirs
     from edgegen.pack import scan_packs
 
     packs, broken = scan_packs(pack_dirs(app.settings))
+    components, bad_components = scan_components(pack_dirs(app.settings))
+    broken |= bad_components
     default = app.settings.engine.pack
     if as_json:
         bad = [{"folder": str(folder), "reason": str(err)} for folder, err in broken.items()]
-        say_json({"packs": [summary(p, default) for p in packs], "broken": bad})
+        rows = {"packs": [summary(p, default) for p in packs], "broken": bad}
+        say_json({**rows, "components": [component_summary(c) for c in components]})
         return
-    for line in table(COLUMNS, (_row(p, default) for p in packs), right=("MB", "STEPS")):
+    lines = [*(_row(p, default) for p in packs), *map(_component_row, components)]
+    for line in table(COLUMNS, lines, right=("MB", "STEPS")):
         say(line)
     for err in broken.values():
         complain(err)
@@ -116,6 +149,14 @@ def _row(pack: Pack, default: str) -> list[str]:
     ]
 
 
+def _component_row(component: Component) -> list[str]:
+    m = component.manifest
+    return [
+        component.name, m.kind, precision(component), megabytes(component.size_bytes), "-", m.does,
+        shorten(m.licence, 30),
+    ]  # fmt: skip
+
+
 @pack.command()
 @click.argument("name", required=False, shell_complete=packs)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole pack.json.")
@@ -129,7 +170,7 @@ def show(app: App, name: str | None, as_json: bool) -> None:
       edgegen pack show pocket
       edgegen pack show ./my-pack --json
     """
-    found = locate(name or app.settings.engine.pack, app.settings)
+    found = locate_any(name or app.settings.engine.pack, app.settings)
     if as_json:
         say_json({"folder": str(found.folder), **found.manifest.model_dump(mode="json")})
         return
@@ -150,21 +191,34 @@ def memory_line(m: Manifest) -> str:
     return f"{m.min_ram_mb} MB of memory" if m.min_ram_mb else "memory not measured"
 
 
-def _facts(pack: Pack) -> Iterable[tuple[str, str]]:
+def _facts(pack: PackFolder) -> Iterable[tuple[str, str]]:
+    from edgegen.pack import Manifest
+
     m = pack.manifest
-    d = m.defaults
     yield "name", pack.name
     yield "title", m.title
     yield "folder", str(pack.folder)
-    yield "family", f"{m.family}, {m.prediction_type}, made for {m.target}"
+    yield from _facts_of(m) if isinstance(m, Manifest) else _component_facts(m)
     yield "size on disk", f"{megabytes(pack.size_bytes)} MB"
-    yield "needs", memory_line(m)
-    yield "default", f"{d.width}x{d.height}, {d.steps} steps of {d.sampler}, guidance {d.guidance:g}"
-    yield "sizes", str(m.sizes)
     yield "licence", m.licence
     for role, graph in m.graphs.items():
         size = sum(entry.bytes for entry in graph.files.values())
         yield "graph", f"{role}: {graph.file}, {graph.precision}, {megabytes(size)} MB"
+
+
+def _facts_of(m: Manifest) -> Iterable[tuple[str, str]]:
+    d = m.defaults
+    yield "family", f"{m.family}, {m.prediction_type}, made for {m.target}"
+    yield "needs", memory_line(m)
+    yield "default", f"{d.width}x{d.height}, {d.steps} steps of {d.sampler}, guidance {d.guidance:g}"
+    yield "sizes", str(m.sizes)
+
+
+def _component_facts(m: PackHead) -> Iterable[tuple[str, str]]:
+    from edgegen.component import ComponentManifest
+
+    if isinstance(m, ComponentManifest):
+        yield "kind", f"{m.kind}, {m.does}, for workflows"
 
 
 def _flat(value: Any, key: str) -> Iterable[tuple[str, str]]:
@@ -190,7 +244,7 @@ def verify(app: App, name: str | None, as_json: bool) -> None:
       edgegen pack verify ./my-pack
       edgegen pack verify pocket --json
     """
-    found = locate(name or app.settings.engine.pack, app.settings)
+    found = locate_any(name or app.settings.engine.pack, app.settings)
     results = []
     for path, problem in found.check_files():
         results.append({"file": path, "ok": problem is None, "problem": problem})

@@ -9,6 +9,7 @@ from math import lcm
 import numpy as np
 
 from ..diffusion.conditions import size_ids
+from .control import Control
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Encoding:
         time_ids: (1, 6) float32, sizes as `diffusion.conditions.size_ids` has them; None: the picture's own.
         guidance: (1, dim) float32, the embedded guidance of a distilled model; None for all others.
         area: what it speaks of; None: the whole picture. strength: how much it counts among others.
+        controls: ControlNets that lead it; controls_both: and the other side of guidance, if that has none.
     """
 
     hidden: np.ndarray
@@ -45,6 +47,8 @@ class Encoding:
     guidance: np.ndarray | None = None
     area: Area | None = None
     strength: float = 1.0
+    controls: tuple[Control, ...] = ()
+    controls_both: bool = False
 
     def zeroed(self) -> Encoding:
         """The same with nothing said at all: zeros."""
@@ -64,6 +68,14 @@ class Encoding:
 
 Conditioning = Sequence[Encoding]
 """The denoiser's answers to several encodings are averaged."""
+
+
+def controlled_like(conditioning: Conditioning, other: Conditioning) -> Conditioning:
+    """`conditioning`, led by the ControlNets of `other` that are for both, where it has none of its own."""
+    shared = next((one.controls for one in other if one.controls and one.controls_both), ())
+    if not shared:
+        return conditioning
+    return [one if one.controls else replace(one, controls=shared) for one in conditioning]
 
 
 def _of_one_length(encodings: Conditioning) -> Conditioning:

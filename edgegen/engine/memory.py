@@ -60,15 +60,31 @@ TILED = replace(LOW, name="tiled", decodes_in_tiles=True)
 MODES = {mode.name: mode for mode in (FULL, MAPPED, LOW, TILED)}  # fastest first
 
 
-def apply_mode(options: Any, mode: MemoryMode) -> None:
-    """Tell ONNX Runtime's session options; `low` and `tiled` tune this process's malloc too, for good."""
+def apply_mode(options: Any, mode: MemoryMode, is_float: bool = False) -> None:
+    """Tell ONNX Runtime's session options; `low` and `tiled` tune this process's malloc too, for good.
+
+    Args:
+        is_float: of a graph whose layers compute in float.
+    """
     if not mode.prepacks:
         options.add_session_config_entry("session.disable_prepacking", "1")
+        if is_float:
+            leave_weights_as_stored(options)
     options.enable_cpu_mem_arena = mode.uses_arena
     options.enable_mem_pattern = mode.plans_buffers
     options.enable_mem_reuse = mode.plans_buffers
     if not mode.keeps_graphs:
         tune_malloc()
+
+
+def leave_weights_as_stored(options: Any) -> None:
+    """No copies of weights in another type or layout: folded Casts of FP16, blocked kernels of convolutions.
+
+    Casts then run before each layer, into memory that goes back after it. 8-bit graphs lose by it: their
+    convolutions want the layout, and it costs them no copies.
+    """
+    options.graph_optimization_level = type(options.graph_optimization_level).ORT_ENABLE_EXTENDED
+    options.add_session_config_entry("optimization.disable_specified_optimizers", "ConstantFolding")
 
 
 def tune_malloc() -> bool:

@@ -25,6 +25,7 @@ from .pipeline import Picture
 FORMATS = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG"}
 SUFFIXES = {".png": "png", ".webp": "webp", ".jpg": "jpeg", ".jpeg": "jpeg"}
 QUALITY = {"webp": 92, "jpeg": 94}
+PNG_LEVEL = 4  # zlib's own 6 takes 2.5 times as long for 1 % fewer bytes
 MAX_PIXELS = 8192 * 8192
 SAMPLER_NAMES = {
     "euler": "Euler",
@@ -95,7 +96,7 @@ def encode_picture(picture: Picture, file_format: str = "png") -> bytes:
     image = Image.fromarray(picture.pixels)
     out = io.BytesIO()
     if file_format == "png":
-        image.save(out, "PNG", pnginfo=_png_text(picture))
+        image.save(out, "PNG", pnginfo=_png_text(picture), compress_level=PNG_LEVEL)
     else:
         image.save(out, FORMATS[file_format], quality=QUALITY[file_format], exif=_exif(picture))
     return out.getvalue()
@@ -139,7 +140,7 @@ def encode_workflow_picture(
         if workflow.editor is not None:
             info.add_text("workflow", json.dumps(workflow.editor))
         info.add_itxt("edgegen", ours)
-        image.save(out, "PNG", pnginfo=info)
+        image.save(out, "PNG", pnginfo=info, compress_level=PNG_LEVEL)
         return out.getvalue()
     exif = Image.Exif()
     exif[_IMAGE_DESCRIPTION] = ours

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError, OutOfMemory, ProviderError
-from ..pack import Pack
+from ..pack import PackFolder
 from .compiled import cache_key
 from .freememory import own_anonymous_mb
 from .graphtimes import GraphTimes
@@ -79,6 +79,7 @@ class GraphSession:
             values = self._session.run(None, cast)
         except Exception as err:
             raise _readable(f"graph {self.name} failed", err) from err
+        _log_cost(f"graph {self.name} ran", began)
         self.runs += 1
         if self.times is not None:
             self.times.note(self.name, feeds, time.monotonic() - began)
@@ -114,6 +115,11 @@ def output_of(
     return out[name].astype(np.float32, copy=False)
 
 
+def _log_cost(what: str, began: float) -> None:
+    if log.isEnabledFor(logging.DEBUG):  # looking memory up takes longer than small graphs run
+        log.debug("%s in %.2f s; %d MB held", what, time.monotonic() - began, own_anonymous_mb())
+
+
 def _dtype(kind: str, input_name: str, graph: str) -> type:
     if kind not in DTYPES:
         raise EngineError(f"graph {graph}: input {input_name} has the unsupported type {kind}")
@@ -134,6 +140,7 @@ def open_session(
     name: str = "",
     memory: MemoryMode = FULL,
     compiled: Path | None = None,
+    is_float: bool = False,
     weights: Mapping[str, np.ndarray] | None = None,
 ) -> GraphSession:
     """Load a graph.
@@ -144,6 +151,7 @@ def open_session(
         name: for messages; the file's path when empty.
         memory: how to spend it; only the CPU provider listens.
         compiled: folder where the provider finds and keeps what it compiled; the CPU provider needs none.
+        is_float: whether the graph's layers compute in float; the sparing memory modes then copy no weights.
         weights: values in place of those in the data file, by name; of the same types and shapes.
     Raises:
         OutOfMemory, EngineError: the graph does not load.
@@ -162,7 +170,7 @@ def open_session(
             )
             session = ort.InferenceSession(str(path), options)
         else:
-            apply_mode(options, memory)
+            apply_mode(options, memory, is_float)
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as err:
         raise _readable(f"graph {name} does not load with provider {choice.name}", err) from err
@@ -192,7 +200,7 @@ class SessionCache:
         times: how long the graphs took; whoever decodes notes that, for it may happen piece by piece.
     """
 
-    def __init__(self, pack: Pack, choice: ProviderChoice, threads: int = 0, memory: MemoryMode = FULL):
+    def __init__(self, pack: PackFolder, choice: ProviderChoice, threads: int = 0, memory: MemoryMode = FULL):
         self._pack = pack
         self._choice = choice
         self._threads = threads
@@ -243,23 +251,24 @@ class SessionCache:
     def _load(self, role: str, changed: bool) -> GraphSession:
         began = time.monotonic()
         path = self._pack.verify_graph(role)
-        files = self._pack.manifest.graphs[role].files.values()
-        memory = self._memory.for_graph(sum(entry.bytes for entry in files))
+        entry = self._pack.manifest.graphs[role]
+        memory = self._memory.for_graph(sum(file.bytes for file in entry.files.values()))
+        is_float = entry.precision in ("fp32", "fp16")
         weights = self._loras.merge(self._pack, role, self._threads) if changed and self._loras else None
 
         def load(folder: Path | None) -> GraphSession:
-            return open_session(path, self._choice, self._threads, role, memory, folder, weights)
+            return open_session(path, self._choice, self._threads, role, memory, folder, is_float, weights)
 
         if self._choice.compiled is None or weights:
             session = load(None)
         else:
-            key = cache_key([entry.sha256 for entry in files], self._choice.version)
+            key = cache_key([file.sha256 for file in entry.files.values()], self._choice.version)
             session = self._choice.compiled.open(key, load)
         if weights:
             trim_malloc()  # the merge is done
         if role != DECODER:
             session.times = self.times
-        log.debug("graph %s loaded in %.2f s; %d MB held", role, time.monotonic() - began, own_anonymous_mb())
+        _log_cost(f"graph {role} loaded", began)
         return session
 
     def close(self) -> None:

@@ -20,7 +20,8 @@ from ..diffusion.schedulers import Scheduler
 from ..errors import EngineError
 from ..pack import Pack
 from .areas import blended, has_areas, with_counterparts
-from .conditioning import Conditioning, Encoding, feeds_of
+from .conditioning import Conditioning, Encoding, controlled_like, feeds_of
+from .control import CONTROLLED, residuals_of
 from .decoding import WHOLE, decode, run_decoder
 from .feathering import decode_three_ways
 from .graphtimes import Pace
@@ -111,6 +112,7 @@ class Stages:
             conditioning = [replace(encoding, guidance=told) for encoding in conditioning]
             guidance = 1
         if unconditional is not None and guidance != 1:
+            unconditional = controlled_like(unconditional, conditioning)
             conditioning, unconditional = (
                 with_counterparts(conditioning, unconditional),
                 with_counterparts(unconditional, conditioning),
@@ -143,6 +145,10 @@ class Stages:
         """One run of the graph for latents (b, c, h, w) and as many encodings: float32 of their shape."""
         height, width = (side * self.pack.manifest.latent_downscale for side in latents.shape[2:])
         feeds = {"sample": latents, "timestep": np.array([timestep])} | feeds_of(encodings, width, height)
+        train = self.pack.manifest.num_train_timesteps
+        if heard := [c for c in encodings[0].controls if c.speaks_at(timestep, train)]:
+            feeds |= residuals_of(heard, feeds, self.memory)
+            return self.sessions.get(CONTROLLED).output(feeds, "out_sample", latents.shape)
         return self.sessions.get("unet").output(feeds, "out_sample", latents.shape)
 
     def unscaled(self, latents: np.ndarray) -> np.ndarray:

@@ -6,14 +6,17 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
+from ..component import Component, Kind, pick, scan_components
 from ..errors import BadRequest, UnknownPack
 from ..pack import Pack, scan_packs
 from ..settings import LimitSettings
+from .control import ControlNet
 from .graphtimes import Pace
 from .lora.files import file_within, find_lora
 from .memorychoice import MemoryChoice, memory_for, memory_for_any
 from .providers import ProviderChoice, choose_provider
 from .stages import Stages
+from .upscaling import Upscaler
 
 ANY_CHECKPOINT = "*"
 
@@ -50,6 +53,9 @@ class Workbench:
         self._threads = threads
         self._memory = memory
         self._stages: dict[str, Stages] = {}
+        self._components = scan_components(self._pack_folders)
+        self._upscalers: dict[str, Upscaler] = {}
+        self._controlnets: dict[str, ControlNet] = {}
 
     def pack_for(self, checkpoint: str) -> Pack:
         """The pack a checkpoint's name stands for: by the mapping, else the pack of that name, with or
@@ -78,6 +84,29 @@ class Workbench:
             self._stages[pack.name] = Stages(pack, self._chosen(), self._threads, memory.mode)
         return self._stages[pack.name]
 
+    def component_for(self, kind: Kind, file: str) -> Component:
+        """The component a file's name stands for: by the mapping of checkpoints, else the one of that name,
+        with or without folder and suffix. Raises UnknownPack, and PackError when it is broken or another."""
+        found, broken = self._components
+        stem = PurePosixPath(file.replace("\\", "/")).stem
+        wanted = self._checkpoints.get(file) or (file if file in {c.name for c in found} else stem)
+        component = pick(wanted, found, broken)
+        if component.manifest.kind != kind:
+            raise UnknownPack(f"pack {component.name} is no {kind} but of kind {component.manifest.kind}")
+        return component
+
+    def upscaler(self, component: Component) -> Upscaler:
+        """Made once. Raises ProviderError."""
+        if component.name not in self._upscalers:
+            self._upscalers[component.name] = Upscaler(component, self._chosen(), self._threads)
+        return self._upscalers[component.name]
+
+    def controlnet(self, component: Component) -> ControlNet:
+        """Made once. Raises ProviderError."""
+        if component.name not in self._controlnets:
+            self._controlnets[component.name] = ControlNet(component, self._chosen(), self._threads)
+        return self._controlnets[component.name]
+
     def memory_of(self, pack: Pack, size: tuple[int, int] | None = None) -> MemoryChoice:
         """The memory mode that its stages would get now, for pictures of that size in pixels (None: the
         pack's own). Raises ProviderError, OutOfMemory."""
@@ -93,6 +122,7 @@ class Workbench:
         self._packs, self._broken = scan_packs(self._pack_folders)
         now = {pack.name: pack for pack in self._packs}
         self.close(keep=[name for name, pack in now.items() if before.get(name) == pack])
+        self._components = scan_components(self._pack_folders)
 
     def provider_name(self) -> str:
         """Where its graphs run. Raises ProviderError."""
@@ -125,9 +155,13 @@ class Workbench:
         return find_lora(self.lora_dir, name)
 
     def close(self, keep: Iterable[str] = ()) -> None:
-        """Free the graphs of all packs but those; safe to call twice."""
+        """Free all graphs but those packs'; safe to call twice."""
         for name in set(self._stages) - set(keep):
             self._stages.pop(name).close()
+        while self._upscalers:
+            self._upscalers.popitem()[1].close()
+        while self._controlnets:
+            self._controlnets.popitem()[1].close()
 
     def _unknown(self, checkpoint: str, wanted: str | None, installed: list[str]) -> str:
         names = ", ".join(installed) or "none"

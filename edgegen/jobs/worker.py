@@ -34,6 +34,8 @@ from .workloop import Worker
 
 log = logging.getLogger(__name__)
 
+QUICK_S = 0.05  # nobody sees more than 20 steps a second, and a cancel may take as long
+
 
 def run_engine(settings: Settings) -> int:
     """The engine process from its start to SIGTERM, SIGINT or the front's `stop`; returns its exit code.
@@ -76,6 +78,7 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
         checkpoints=checkpoints,
         remember_pace=lambda pace: remember_pace(queue.database, pace),
         previews=settings.mqtt.enabled and settings.mqtt.previews,
+        quick_s=QUICK_S,
     )
     link.start()
     notifier.ready("idle")

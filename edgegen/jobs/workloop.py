@@ -44,6 +44,7 @@ class Worker:
         checkpoints: where a job's steps are kept for a next attempt; None: nowhere.
         remember_pace: keeps how fast the graphs were; None: nobody does.
         previews: tell the front how the picture looks, at most once a second.
+        quick_s: a step that follows so soon on one that was dealt with is only made.
         make_publish_copy: bytes small enough to send of a picture file, and their suffix; None: no copies.
         wakeup: ends its idle wait. stop: ends its work, within one step. retire: ends it between two jobs.
     """
@@ -66,7 +67,10 @@ class Worker:
         checkpoints: Checkpoints | None = None,
         previews: bool = False,
         remember_pace: Callable[[dict[str, float]], object] | None = None,
+        quick_s: float = 0.0,
     ):
+        self._quick_s = quick_s
+        self._dealt_at = float("-inf")
         self._queue = queue
         self._gallery = gallery
         self._renderer = renderer
@@ -168,6 +172,8 @@ class Worker:
         raise RuntimeError("the pipeline ended without a picture")
 
     def _note_step(self, job: Job, part: Step) -> None:
+        if self._is_quick(part):
+            return
         step = {"type": "step", "id": job.id, "step": part.step, "steps": part.steps}
         self._send(step)
         self._notifier.alive()
@@ -192,6 +198,14 @@ class Worker:
             return
         self._preview_at = now
         self._send({"type": "preview", "id": job.id, "jpeg": base64.b64encode(data).decode()})
+
+    def _is_quick(self, part: Step) -> bool:
+        """To tell of a step of milliseconds, and to ask whether it is still wanted, takes a share of it."""
+        now = time.monotonic()
+        if 1 < part.step < part.steps and now - self._dealt_at < self._quick_s and not self._stop.is_asked:
+            return True
+        self._dealt_at = now
+        return False
 
     def _tell_pause(self, step: Message, reason: str) -> None:
         """A paused engine is alive: systemd and the front's step timeout must not take it for hung."""

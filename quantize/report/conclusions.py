@@ -26,7 +26,7 @@ def on_worst(facts: Facts) -> Sentence:
     if not rows:
         return ""
     worst, strays = rows[0], sum(row.psnr_db < PSNR_BAR_DB for row in rows)
-    more = f"{strays} are" if strays != 1 else "1 is"
+    more = {0: "none is", 1: "1 is"}.get(strays, f"{strays} are")
     return (
         f"The furthest from float32 is “{worst.prompt}”: SSIM {worst.ssim:.4f}, PSNR {worst.psnr_db:.1f} dB. "
         f"Of {len(rows)} pictures {more} below {short(PSNR_BAR_DB)} dB."
@@ -41,7 +41,7 @@ def on_layers(graph: GraphFacts) -> Sentence:
     name = layer_name(loudest.name, graph.role)
     said = f"The loudest layer is {name}: alone it makes {_percent(loudest.share)} of the noise."
     if not graph.kept:
-        return f"{said} None of {len(graph.layers)} layers had to stay float."
+        return f"{said} None of {len(graph.layers)} layers stays float."
     kept = (
         f"{len(graph.kept)} of {len(graph.layers)} layers {'stays' if len(graph.kept) == 1 else 'stay'} float"
     )

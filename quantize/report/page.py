@@ -56,7 +56,7 @@ def render(manifest: Manifest, report: Report | None) -> str:
 
 
 def _megabytes(count: float) -> str:
-    return f"{count / 1e6:,.1f} MB"
+    return f"{short(count / 1e6)} MB"
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from edgegen.component import ComponentManifest
 from edgegen.errors import PackError
+from edgegen.pack import GraphEntry, file_entry, write_manifest
 
 
 def test_list_marks_the_default_and_aligns(device):
@@ -85,3 +87,25 @@ def test_verify_of_a_folder_that_is_no_pack(device):
     result = device.run("pack", "verify", "./nowhere")
     assert result.exit_code == PackError.exit_code
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_pack_that_only_helps_others_is_listed_and_checked_but_draws_nothing(device):
+    folder = device.home / "data/packs/thrice"
+    (folder / "upscaler").mkdir(parents=True)
+    (folder / "upscaler/model.onnx").write_bytes(b"graph")
+    files = {"upscaler/model.onnx": file_entry(folder / "upscaler/model.onnx")}
+    graph = GraphEntry(file="upscaler/model.onnx", precision="fp16", files=files)
+    told = {"name": "thrice", "title": "Thrice", "licence": "CC0", "kind": "upscaler", "scale": 3}
+    write_manifest(folder, ComponentManifest(**told, graphs={"upscaler": graph}))
+    row = next(x for x in device.run("pack", "list").stdout.splitlines() if x.startswith("thrice"))
+    assert row.split()[:3] == ["thrice", "upscaler", "fp16"]
+    listed = json.loads(device.run("pack", "list", "--json").stdout)
+    assert [(c["name"], c["kind"], c["scale"]) for c in listed["components"]] == [("thrice", "upscaler", 3)]
+    assert "upscaler, 3x larger" in device.run("pack", "show", "thrice").stdout
+    assert device.run("pack", "verify", "thrice").exit_code == 0
+    for name in ("thrice", str(folder)):
+        refused = device.run("generate", "a red apple", "--pack", name, "-o", str(device.home / "a.png"))
+        assert refused.exit_code == PackError.exit_code
+        assert "it is an 'upscaler', for workflows" in refused.stderr
+    (folder / "upscaler/model.onnx").write_bytes(b"GRAPH")
+    assert device.run("pack", "verify", "thrice").exit_code == PackError.exit_code

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgegen.engine.memory import FULL, LOW, MODES, MemoryMode, apply_mode, tune_malloc
+from edgegen.engine.pipeline import GenerationSettings, TextToImage
 from edgegen.engine.providers import choose_provider
 from edgegen.engine.runtime import onnxruntime
 from edgegen.engine.session import SessionCache
@@ -76,6 +78,20 @@ def test_what_onnx_runtime_is_told(mode: MemoryMode) -> None:
         assert options.get_session_config_entry("session.disable_prepacking") == "1"
 
 
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_float_graphs_keep_their_weights_as_stored_where_memory_is_short(mode: MemoryMode) -> None:
+    """8-bit graphs do not: their convolutions need the layout of the last level."""
+    options = {is_float: onnxruntime().SessionOptions() for is_float in (True, False)}
+    for is_float, told in options.items():
+        apply_mode(told, mode, is_float)
+    every, extended = (
+        getattr(onnxruntime().GraphOptimizationLevel, name)
+        for name in ("ORT_ENABLE_ALL", "ORT_ENABLE_EXTENDED")
+    )
+    assert options[True].graph_optimization_level == (every if mode is FULL else extended)
+    assert options[False].graph_optimization_level == every
+
+
 def test_malloc_gives_back_what_it_was_given() -> None:
     """In a process of its own: after tuning, 300 KiB freed between two others leaves the process."""
     script = """
@@ -107,3 +123,17 @@ def test_weights_stay_in_their_file_while_the_graph_is_loaded(tiny: Pack) -> Non
     assert weights in Path("/proc/self/maps").read_text("utf-8")
     cache.close()
     assert weights not in Path("/proc/self/maps").read_text("utf-8")
+
+
+def test_each_stage_tells_its_time_and_memory(tiny: Pack, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level("DEBUG", "edgegen.engine.session"),
+        TextToImage(tiny, "cpu", 1, memory="low") as engine,
+    ):
+        list(engine.generate(GenerationSettings("a red apple", "", 1, 1, 1.0, 64, 64, "euler")))
+    told = [
+        re.fullmatch(r"graph (\w+) (loaded|ran) in \d+\.\d\d s; [1-9]\d* MB held", m) for m in caplog.messages
+    ]
+    stages = [(found[1], found[2]) for found in told if found]
+    roles = "text_encoder", "unet", "vae_decoder"
+    assert stages == [(role, did) for role in roles for did in ("loaded", "ran")]

@@ -14,12 +14,12 @@ from PIL import Image
 pytest.importorskip("onnx")  # whoever has only the device's packages builds no table of layers
 
 from edgegen.engine.executor import Executor, NodePictures
-from edgegen.engine.lora.merge import LoraUse
+from edgegen.engine.lora.merge import LoraSet, LoraUse
 from edgegen.engine.metadata import describe
 from edgegen.engine.nodes import check_for
 from edgegen.engine.pipeline import GenerationSettings, Picture, TextToImage
 from edgegen.engine.workbench import Workbench
-from edgegen.errors import BadRequest
+from edgegen.errors import BadRequest, LoraError
 from edgegen.jobs.job import parse_request
 from edgegen.jobs.renderer import PipelineRenderer
 from edgegen.pack import LAYER_TABLE, Pack, file_entry, write_manifest
@@ -158,6 +158,16 @@ def test_a_job_names_files_of_the_folder(bench: Workbench, pack: Pack) -> None:
     assert np.array_equal(drawn(), generated(pack).pixels)  # and the next job has none
     with pytest.raises(BadRequest, match="loras: gone: no LoRA of that name"):
         drawn(loras=[{"name": "gone"}])
+
+
+def test_the_denoiser_that_a_controlnet_leads_takes_the_same_changes(bench: Workbench, pack: Pack) -> None:
+    loras = LoraSet([LoraUse(bench.lora_dir / "ink.safetensors")])
+    assert loras.key("unet_control") == loras.key("unet") != ()
+    assert loras.key("vae_decoder") == ()
+    graphs = {**pack.manifest.graphs, "unet_control": Pack.open(TINY).manifest.graphs["unet"]}
+    led = Pack(TINY, pack.manifest.model_copy(update={"graphs": graphs}))
+    with pytest.raises(LoraError, match=r"graph unet_control has no layers\.json"):
+        loras.merge(led, "unet_control")
 
 
 def test_each_strength_counts_and_none_is_the_pack_itself(bench: Workbench, pack: Pack) -> None:

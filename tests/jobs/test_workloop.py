@@ -105,6 +105,13 @@ def test_a_job_becomes_a_picture(run, queue, said, tmp_path):
     assert said[5:] in ([], [{"type": "idle"}])
 
 
+def test_steps_of_milliseconds_are_made_rather_than_told(run, queue, said):
+    queue.enqueue(request("a", steps=30))
+    run(quick_s=60.0)
+    assert [message["step"] for message in said if message["type"] == "step"] == [0, 1, 30]
+    assert queue.get("a").state == JobState.DONE
+
+
 @pytest.mark.parametrize(
     ("error", "code", "reason"),
     [

@@ -190,3 +190,14 @@ def test_a_signal_in_a_real_build_leaves_the_work_and_no_pack(checkpoint: Path, 
     assert process.returncode == 130
     assert "goes on from the last finished step" in errors
     assert [p.name for p in tmp_path.iterdir()] == ["pack.work"]
+
+
+def test_a_source_of_links_is_read_through_them(tmp_path: Path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs/model.safetensors").write_bytes(b"one")
+    linked = tmp_path / "checkpoint"
+    linked.mkdir()
+    (linked / "unet").symlink_to(tmp_path / "blobs")
+    first = source_digest(linked)
+    (tmp_path / "blobs/model.safetensors").write_bytes(b"two")
+    assert source_digest(linked) != first

@@ -17,13 +17,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import LoraError
-from ...pack import Pack
+from ...pack import PackFolder
 from ..runtime import usable_cores
 from .adapter import Adapter
-from .names import UNET, flat
+from .names import CHANGED_AS, TEXT, TEXT_2, UNET, flat
 from .table import Layer, LayerTable, read_stored
-
-ADAPTABLE = ("unet", "text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True)
@@ -65,15 +63,16 @@ class LoraSet:
         return tuple((str(a.file.path), a.file.state, strength) for a, strength in self._acting_on(role))
 
     def _acting_on(self, role: str) -> list[tuple[Adapter, float]]:
+        kind = CHANGED_AS.get(role, "")
         pairs = zip(self._adapters, self.uses, strict=True)
-        return [(a, use.strength(role)) for a, use in pairs if a.changes.get(role) and use.strength(role)]
+        return [(a, use.strength(kind)) for a, use in pairs if a.changes.get(kind) and use.strength(kind)]
 
-    def check(self, pack: Pack) -> None:
+    def check(self, pack: PackFolder) -> None:
         """Whether they fit a pack, by names and shapes. Raises LoraError, PackError."""
-        for role in ADAPTABLE:
+        for role in (UNET, TEXT, TEXT_2):
             self._plan(pack, role)
 
-    def merge(self, pack: Pack, role: str, threads: int = 0) -> Merged:
+    def merge(self, pack: PackFolder, role: str, threads: int = 0) -> Merged:
         """The weights of a graph that change, changed; empty when none does.
 
         Raises:
@@ -82,14 +81,14 @@ class LoraSet:
         plan = self._plan(pack, role)
         if plan is None:
             return {}
-        table, changes = plan
+        (table, changes), kind = plan, CHANGED_AS[role]
         data = np.memmap(table.data, np.uint8, "r")
 
         def one(item: tuple[str, list[Part]]) -> Merged:
             module, parts = item
             layers = table.find(module)
             across = not layers[0].outputs_first  # as the weights lie: adding is then one pass through memory
-            deltas = (adapter.delta(role, name, strength, across) for adapter, name, strength in parts)
+            deltas = (adapter.delta(kind, name, strength, across) for adapter, name, strength in parts)
             delta = functools.reduce(np.add, deltas)
             merged: Merged = {}
             for layer in layers:
@@ -102,7 +101,7 @@ class LoraSet:
                 found |= merged
         return found
 
-    def _plan(self, pack: Pack, role: str) -> tuple[LayerTable, dict[str, list[Part]]] | None:
+    def _plan(self, pack: PackFolder, role: str) -> tuple[LayerTable, dict[str, list[Part]]] | None:
         """By layer: who changes it, and how much. None: nobody changes the graph."""
         acting = self._acting_on(role)
         if not acting:
@@ -112,7 +111,7 @@ class LoraSet:
         table = LayerTable(pack, role)
         changes: dict[str, list[Part]] = {}
         for adapter, strength in acting:
-            for name, layers in adapter.layers_in(role, table).items():
+            for name, layers in adapter.layers_in(CHANGED_AS[role], table).items():
                 changes.setdefault(flat(layers[0].module), []).append((adapter, name, strength))
         return table, changes
 

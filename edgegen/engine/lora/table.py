@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import LoraError, PackError
-from ...pack import LAYER_TABLE, Pack
-from .names import UNET, flat, original_names
+from ...pack import LAYER_TABLE, PackFolder
+from .names import CHANGED_AS, UNET, flat, original_names
 
 DTYPES = ("float32", "float16", "int8", "int32")
 MAX_TABLE_BYTES = 16 * 10**6
@@ -71,7 +71,7 @@ class LayerTable:
         PackError: the table is altered, or contradicts the data file.
     """
 
-    def __init__(self, pack: Pack, role: str):
+    def __init__(self, pack: PackFolder, role: str):
         graph = pack.verify_graph(role)
         listed = pack.manifest.graphs[role].files
         path = graph.with_name(LAYER_TABLE)
@@ -92,7 +92,7 @@ class LayerTable:
         for layer in entries:
             self.layers.setdefault(flat(layer.module), []).append(layer)
         self.aliases = {flat(layer.module): flat(layer.module) for layer in entries}
-        if role == UNET:
+        if CHANGED_AS[role] == UNET:
             for layer in entries:
                 self.aliases |= {flat(name): flat(layer.module) for name in original_names(layer.module)}
 

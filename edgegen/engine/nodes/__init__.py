@@ -19,22 +19,36 @@ from ...workflow import (
 )
 from ...workflow.declare import Unfit
 from ...workflow.order import needed_by
+from ..control import CONTROLLED
 from ..workbench import Workbench
-from . import conditionings, custom, images, latents, loaders, loras, masks, sampling
+from . import conditionings, controls, custom, images, latents, loaders, loras, masks, sampling, upscaling
 from .base import Latents, Node, Shown
 
 NODES: dict[str, Node] = {
     kind.__name__: kind()
-    for module in (loaders, loras, conditionings, sampling, custom, latents, masks, images)
+    for module in (
+        loaders,
+        loras,
+        conditionings,
+        controls,
+        sampling,
+        custom,
+        latents,
+        masks,
+        images,
+        upscaling,
+    )
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Node) and not kind.__name__.startswith("_")
-    if kind is not Node
+    if kind.OUTPUTS or kind.IS_OUTPUT  # else it is a base of others
 }
 SPECS: dict[str, NodeSpec] = {name: node.spec() for name, node in NODES.items()}
 LOADERS = {kind.__name__: kind.NAME for kind in (loaders.CheckpointLoaderSimple, loaders.VAELoader)}
 LORA_LOADERS = (loras.LoraLoader.__name__, loras.LoraLoaderModelOnly.__name__)
 ENCODERS = ("VAEEncode", "VAEEncodeForInpaint")
 EMPTY = "EmptyLatentImage"
+SIDES = ("positive", "negative")
+CONTROL_NODES = ("ControlNetApply", "ControlNetApplyAdvanced")
 
 __all__ = ["NODES", "SPECS", "Latents", "Node", "Shown", "check_for", "packs_of"]
 
@@ -73,6 +87,7 @@ def _pack_problems(bench: Workbench, workflow: Workflow) -> Iterator[NodeProblem
             yield from _encoder_problem(node, pack)
         if pack := _pack_at(bench, workflow, node, "clip"):
             yield from _clip_problem(node, pack)
+        yield from _control_problems(bench, workflow, node)
         empty = _source(workflow, node.inputs.get("latent_image"))
         pack = _pack_at(bench, workflow, node, "model")
         if pack and empty and empty.class_type == EMPTY:
@@ -114,6 +129,17 @@ def _clip_problem(node: GraphNode, pack: Pack) -> Iterator[NodeProblem]:
     name, value, message = found
     if message:
         yield NodeProblem("custom_validation_failed", node.id, node.class_type, name, value, message)
+
+
+def _control_problems(bench: Workbench, workflow: Workflow, node: GraphNode) -> Iterator[NodeProblem]:
+    """A ControlNet on what is sampled with a pack that none can speak to."""
+    pack = _pack_at(bench, workflow, node, "model")
+    if pack is None or CONTROLLED in pack.manifest.graphs:
+        return
+    sides = [value.node for name in SIDES if isinstance(value := node.inputs.get(name), Link)]
+    if any(workflow.nodes[k].class_type in CONTROL_NODES for k in needed_by(workflow.nodes, sides)):
+        message = sampling.no_control(pack.name)
+        yield NodeProblem("custom_validation_failed", node.id, node.class_type, "model", pack.name, message)
 
 
 def _size_problems(empty: GraphNode, pack: Pack) -> Iterator[NodeProblem]:

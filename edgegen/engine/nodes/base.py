@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ...component import Kind
 from ...diffusion.sampler import SamplerState
-from ...errors import BadRequest, Problem
+from ...errors import BadRequest, PackError, Problem
 from ...workflow.declare import Input, NodeSpec
 from ..workbench import Workbench
 
@@ -93,6 +94,27 @@ class Node:
         """
         yield from ()
         return self.run(bench, **inputs)
+
+
+class ComponentLoader(Node):
+    """A file's name stands for a pack that only helps others; nothing is loaded yet.
+
+    Attributes:
+        KIND: of that pack. NAME: the input that holds the file's name.
+    """
+
+    KIND: ClassVar[Kind]
+    NAME: ClassVar[str]
+
+    def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        try:
+            if self.NAME in values:
+                bench.component_for(self.KIND, values[self.NAME])
+        except PackError as err:
+            yield self.NAME, str(err)
+
+    def fingerprint(self, bench: Workbench, values: dict[str, Any]) -> str:
+        return bench.component_for(self.KIND, values[self.NAME]).manifest.model_dump_json()
 
 
 def refuse(name: str, value: object, message: str) -> BadRequest:

@@ -21,6 +21,7 @@ from ...workflow.bounds import bound_problems
 from ...workflow.declare import COMBO, CONDITIONING, FLOAT, INT, LATENT, MODEL, Input
 from ..areas import area_slices
 from ..conditioning import Conditioning
+from ..control import CONTROLLED
 from ..request import noise_schedule
 from ..stages import Stages
 from ..workbench import Workbench
@@ -132,6 +133,7 @@ def denoise(
         return start, start
     for name in ("positive", "negative"):
         _check_areas(name, inputs[name], start.samples.shape, manifest)
+        _check_controls(name, inputs[name], manifest)
     shape = start.samples.shape
     noise = _stream(seed).normal(shape) if adds_noise else np.zeros(shape, np.float32)
     picture = stages.scaled(start.scaled_for(manifest.latent_scale))
@@ -168,6 +170,26 @@ def _check_areas(name: str, conditioning: Conditioning, shape: tuple[int, ...], 
             f"lie inside, its sides multiples of {manifest.sizes.multiple} with pack {manifest.name}"
         )
         raise refuse(name, place, message)
+
+
+def no_control(pack: str) -> str:
+    """Why a pack's denoiser cannot be led."""
+    return (
+        f"pack {pack} cannot be led by a ControlNet: it has no graph {CONTROLLED}; "
+        "make it again with: python -m quantize ... --with-control"
+    )
+
+
+def _check_controls(name: str, conditioning: Conditioning, manifest: Manifest) -> None:
+    """Raises BadRequest for a ControlNet that this denoiser cannot be led by."""
+    for encoding in conditioning:
+        for net in (control.net.component.manifest for control in encoding.controls):
+            if CONTROLLED not in manifest.graphs:
+                raise refuse(name, net.name, no_control(manifest.name))
+            width = encoding.hidden.shape[-1]
+            if net.words_width != width:
+                both = f"{net.words_width} channels, those of pack {manifest.name} have {width}"
+                raise refuse(name, net.name, f"{net.name} is of another family: it reads words of {both}")
 
 
 def fit_latents(latents: Latents, manifest: Manifest) -> Latents:

@@ -52,7 +52,8 @@ def set_to(assistant, key: str, value: str) -> None:
 
 
 def test_discovery_and_state_are_retained(assistant):
-    assert assistant.on(CONFIG)[0].retain
+    assistant.follow("homeassistant/#")  # once more: what is retained is sent again, and says so
+    wait_for(lambda: any(message.retain for message in assistant.on(CONFIG)), "the announcement is retained")
     told = wait_state(assistant, queue=0)
     assert told == {
         "prompt": "", "steps": None, "queue": 0, "eta_s": None, "last_error": None, "temperature": 51.5,

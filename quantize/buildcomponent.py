@@ -1,0 +1,129 @@
+"""A model that only helps others becomes a pack: export, check, convert; all or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+
+from edgegen import __version__
+from edgegen.component import ComponentManifest, Kind
+from edgegen.pack import GraphEntry, Precision, file_entry, write_manifest
+
+from .build import copy_stamped
+from .controlnets import ControlNetLayout, controlnet_spec
+from .defaults import PackDefaults, name_of, read_defaults
+from .export import export_spec
+from .fp16 import convert_fp16
+from .progress import Progress
+from .refusal import SourceError
+from .specs import GraphSpec
+from .upscalerkeys import UpscalerLayout
+from .upscalers import upscaler_spec
+from .work import work_folder
+
+PRECISIONS = ("fp32", "fp16")
+
+
+def check_precision(precision: str) -> None:
+    """Raises SourceError for one that such packs do not come in."""
+    if precision not in PRECISIONS:
+        allowed = " or ".join(PRECISIONS)
+        raise SourceError(f"--precision {precision} is not made of such a model; it may be {allowed}")
+
+
+def build_component(
+    path: Path,
+    layout: UpscalerLayout | ControlNetLayout,
+    out: Path,
+    precision: Precision,
+    given: PackDefaults,
+    progress: Progress,
+    force: bool = False,
+) -> ComponentManifest:
+    """Build a pack of kind `upscaler` or `controlnet`; nothing appears at `out` before all of it is done.
+
+    Args:
+        path: the .safetensors file, or folder.
+        layout: what `find_upscaler` or `find_controlnet` told of it.
+        given: name, title and licence that the checkpoint cannot say.
+    Raises:
+        SourceError: the precision. StorageError: `out` exists, or cannot be written.
+        ExportError: the graph computes something else than torch.
+    """
+    check_precision(precision)
+    kind: Kind = "upscaler" if isinstance(layout, UpscalerLayout) else "controlnet"
+    progress.expect([(f"export {kind}", 3.0), (f"convert {kind}", 1.0)])
+    with work_folder(out, force) as work:
+        progress.begin(f"export {kind}")
+        graph = work.folder / "fp32" / kind / "model.onnx"
+        error = _exported(_spec(path, layout), graph)
+        progress.say(f"exported {kind}: within {error:.1e} of torch")
+        progress.begin(f"convert {kind}")
+        entry = _converted(graph, work.folder / "pack", kind, precision)
+        manifest = ComponentManifest(
+            **_told(path, given, precision, error), **_facts(layout), kind=kind, graphs={kind: entry}
+        )
+        write_manifest(work.folder / "pack", manifest)
+        progress.finish()
+    return manifest
+
+
+def _spec(path: Path, layout: UpscalerLayout | ControlNetLayout) -> GraphSpec:
+    if isinstance(layout, UpscalerLayout):
+        return upscaler_spec(path, layout)
+    return controlnet_spec(path, layout)
+
+
+def _facts(layout: UpscalerLayout | ControlNetLayout) -> dict[str, Any]:
+    """What the manifest of that kind says."""
+    if isinstance(layout, UpscalerLayout):
+        return {"scale": layout.scale, "multiple": layout.unshuffle}
+    return {"words_width": layout.words_width, "hint_scale": layout.downscale}
+
+
+def _exported(spec: GraphSpec, graph: Path) -> float:
+    graph.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    return export_spec(spec, graph)
+
+
+def _converted(graph: Path, pack: Path, role: Kind, precision: Precision) -> GraphEntry:
+    """The graph in the pack, and what the manifest says of it."""
+    out = pack / role / graph.name
+    if precision == "fp16":
+        convert_fp16(graph, out, __version__)
+    else:
+        copy_stamped(graph, out)
+    onnx.checker.check_model(str(out))
+    files = {f"{role}/{path.name}": file_entry(path) for path in sorted(out.parent.iterdir())}
+    return GraphEntry(file=f"{role}/{out.name}", precision=precision, files=files)
+
+
+def _told(path: Path, given: PackDefaults, precision: Precision, error: float) -> dict[str, Any]:
+    """The part of the manifest that is the same for all kinds."""
+    name = given.name or name_of(path)
+    how = {
+        "by": f"edgegen {__version__}",
+        "checkpoint": path.resolve().name,
+        "precision": precision,
+        "onnxruntime": onnxruntime.__version__,
+        "torch": torch.__version__.split("+")[0],
+        "onnx": onnx.__version__,
+    }
+    return {
+        "name": name,
+        "title": given.title or name,
+        "licence": given.licence or "not stated by the source",
+        "provenance": {**given.provenance, "quantized": how},
+        "evaluation": {"export_relative_error": float(f"{error:.2e}")},
+    }
+
+
+def given_for(path: Path, flags: dict[str, Any]) -> PackDefaults:
+    """What the file beside the checkpoint says, and the flags over it. Raises SourceError."""
+    update = {key: flags[key] for key in ("name", "title", "licence") if flags[key]}
+    return PackDefaults.model_validate(read_defaults(path).model_copy(update=update).model_dump())
