@@ -66,6 +66,13 @@ class UnknownPack(PackError, LookupError):
     code = "unknown_pack"
 
 
+class LoraError(EdgegenError, ValueError):
+    """A LoRA file is damaged, holds what is not understood, or does not fit the pack."""
+
+    code = "bad_lora"
+    exit_code = 2
+
+
 class ProviderError(EdgegenError, RuntimeError):
     """The execution provider asked for is not installed or refuses this graph."""
 

@@ -32,6 +32,7 @@ from pydantic import (
 from .errors import PackError, StorageError, UnknownPack
 
 FORMAT_VERSION = 1
+LAYER_TABLE = "layers.json"  # beside a graph: where its layers' weights lie, for LoRA
 MANIFEST_NAME = "pack.json"
 MANIFEST_MAX_BYTES = 1 << 20
 REQUIRED_ROLES = ("text_encoder", "unet", "vae_decoder")

@@ -186,6 +186,9 @@ class WorkflowSettings(Section):
     input_dir: Path | None = Field(
         None, description="Folder of the pictures that LoadImage reads; empty: data_dir/input."
     )
+    lora_dir: Path | None = Field(
+        None, description="Folder of LoRA files that LoraLoader reads; empty: data_dir/loras."
+    )
     folder: Path | None = Field(
         None,
         description="Folder of stored workflows, NAME.json each, that jobs may name; empty: "

@@ -19,6 +19,7 @@ import transformers
 
 from edgegen import __version__
 from edgegen.pack import (
+    LAYER_TABLE,
     GraphEntry,
     Manifest,
     Precision,
@@ -37,6 +38,7 @@ from .defaults import PackDefaults, default_settings, default_sizes, pack_name, 
 from .export import export
 from .fp16 import convert_fp16
 from .graphs import graph_bytes, layers, load_graph, save_graph
+from .layertable import ADAPTABLE, write_layer_table
 from .onnximport import import_graph
 from .original import Hints
 from .plan import Plan, make_plan
@@ -223,6 +225,8 @@ class _Builder:
         else:
             copy_stamped(self.float_graphs[role], self.graphs[role])
         onnx.checker.check_model(str(self.graphs[role]))
+        if role in ADAPTABLE and self.options.precision not in WEIGHT_BITS:
+            write_layer_table(self.graphs[role])
         return report
 
     def _convert_int8(self, role: str, plan: Plan) -> dict[str, Any]:
@@ -303,7 +307,8 @@ class _Builder:
 
     def _entry(self, role: str, real: bool, graph: str = "model.onnx") -> GraphEntry:
         name = f"{role}/{graph}"
-        found = [self.graphs[role].with_name(n) for n in (graph, "model.onnx.data")] if real else []
+        names = (graph, "model.onnx.data", LAYER_TABLE)
+        found = [self.graphs[role].with_name(n) for n in names] if real else []
         files = {f"{role}/{path.name}": file_entry(path) for path in found if path.exists()}
         nothing = file_entry(self.pack / "tokenizer.json")
         return GraphEntry(file=name, precision=self.options.precision, files=files or {name: nothing})

@@ -20,17 +20,19 @@ def save_graph(model: ModelProto, path: Path) -> list[Path]:
     """Write a graph and, in `<path>.data`, its weights: aligned, so that they can be memory-mapped.
 
     Weights of 64 KiB and more start on pages, the smaller ones on cache lines; what is below 1 KiB stays
-    in the graph. The model loses its weights by it.
+    in the graph, but for what layers multiply with and add: a device can replace only what lies beside the
+    graph. The model loses its weights by it.
 
     Returns:
         The files written.
     """
     data_path = path.with_name(path.name + ".data")
     files = [path]
+    layer_tensors = _layer_tensors(model)
     with data_path.open("wb") as data:
         for tensor in model.graph.initializer:
             raw = _raw_bytes(tensor)
-            if len(raw) < INLINE_BELOW:
+            if len(raw) < INLINE_BELOW and tensor.name not in layer_tensors:
                 continue
             offset = _pad(data, PAGE if len(raw) >= PAGE_ALIGN_FROM else CACHE_LINE)
             data.write(raw)
@@ -43,6 +45,18 @@ def save_graph(model: ModelProto, path: Path) -> list[Path]:
         data_path.unlink()
     path.write_bytes(model.SerializeToString())
     return files
+
+
+def _layer_tensors(model: ModelProto) -> set[str]:
+    """Weights and biases of layers as they are stored: with scales, or in half precision."""
+    by_output = {name: node for node in model.graph.node for name in node.output}
+    found: set[str] = set()
+    for node in model.graph.node:
+        for name in node.input[1:3] if node.op_type in LAYER_OPS else ():
+            unfold = by_output.get(name)
+            stored = unfold is not None and unfold.op_type in ("DequantizeLinear", "Cast")
+            found.update(unfold.input[:2] if stored and unfold is not None else [name])
+    return found
 
 
 def _pad(data: object, alignment: int) -> int:

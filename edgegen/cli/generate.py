@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from .progress import StepBar
 from .request import picture_options, request_data, valid_request
 
 if TYPE_CHECKING:
+    from edgegen.engine.lora.merge import LoraUse
     from edgegen.engine.pipeline import GenerationSettings, Picture, TextToImage
     from edgegen.engine.preview import PreviewFile
     from edgegen.pack import Pack
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 SLUG_LENGTH = 48
 MAX_COUNT = 10_000
+MAX_STRENGTH = 100
 MAX_SEED = 2**63 - 1
 
 
@@ -40,6 +43,13 @@ MAX_SEED = 2**63 - 1
     help="Take prompt, seed and settings from a picture; what else is given wins.",
 )
 @picture_options
+@click.option(
+    "--lora",
+    "loras",
+    multiple=True,
+    metavar="FILE[:STRENGTH]",
+    help="Merge a LoRA (.safetensors) into the pack; repeatable. Strength: 1.",
+)
 @click.option("--provider", metavar="NAME", help="cpu, openvino or auto. Default: engine.provider.")
 @click.option(
     "--memory",
@@ -86,6 +96,7 @@ def generate(app: App, prompt: str | None, source: Path | None, **options: Any) 
     pack = choose_pack(app, data.pop("pack", None))
     settings = valid_request(data, pack, app.settings.limits)
     check_prompts(app, settings.prompt, settings.negative_prompt)
+    settings = replace(settings, loras=wanted_loras(app, options["loras"], data.get("loras", [])))
     paths = output_paths(options["output"], settings.prompt, options["count"], options["force"])
     wanted = list(seeds_for(settings, options["count"]))
     engine = app.settings.engine
@@ -112,6 +123,46 @@ def wanted_data(prompt: str | None, source: Path | None, options: dict[str, Any]
 
     recipe = read_recipe(source)
     return recipe | request_data(recipe.get("prompt", "") if prompt is None else prompt, options)
+
+
+def wanted_loras(app: App, given: tuple[str, ...], told: list[dict[str, Any]]) -> tuple[LoraUse, ...]:
+    """Files by path, or by name in `workflow.lora_dir`.
+
+    Args:
+        given: `FILE[:STRENGTH]` of the command line.
+        told: of a picture that is made again; heeded when none are given.
+    Raises:
+        BadRequest: no such file, or a strength that is no number from -100 to 100.
+    """
+    if not (given or told):
+        return ()
+    from edgegen.config.files import lora_dir
+    from edgegen.engine.lora.files import uses_of
+    from edgegen.engine.lora.merge import LoraUse
+
+    folder, found = lora_dir(app.settings), []
+    for text in given:
+        name, strength = split_strength(text)
+        if Path(name).is_file():
+            found.append(LoraUse(Path(name), strength, strength))
+        else:
+            found += uses_of(folder, [{"name": name, "strength": strength}])
+    return tuple(found) if given else uses_of(folder, told)
+
+
+def split_strength(text: str) -> tuple[str, float]:
+    """`ink:0.8` -> (`ink`, 0.8); 1 where none is given. Raises BadRequest: beyond -100 to 100."""
+    name, colon, last = text.rpartition(":")
+    if not (colon and name) or Path(text).is_file():
+        return text, 1.0
+    try:
+        strength = float(last)
+    except ValueError:
+        strength = math.nan
+    if not -MAX_STRENGTH <= strength <= MAX_STRENGTH:
+        message = f"{last} is no strength: -{MAX_STRENGTH} to {MAX_STRENGTH}, as in {name}:0.8"
+        raise BadRequest([Problem("lora", text, message)])
+    return name, strength
 
 
 def check_prompts(app: App, *texts: str) -> None:

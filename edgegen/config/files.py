@@ -238,6 +238,11 @@ def input_dir(settings: Settings) -> Path:
     return (settings.workflow.input_dir or data_dir(settings.node) / "input").expanduser()
 
 
+def lora_dir(settings: Settings) -> Path:
+    """Where LoRA files are."""
+    return (settings.workflow.lora_dir or data_dir(settings.node) / "loras").expanduser()
+
+
 def compiled_dir(node: NodeSettings) -> Path:
     """Where graphs are kept as a provider compiled them; may be emptied at any time."""
     return data_dir(node) / "compiled"

@@ -57,14 +57,23 @@ _IMAGE_DESCRIPTION, _SOFTWARE, EXIF_IFD, USER_COMMENT = 0x010E, 0x0131, 0x8769, 
 
 def describe(picture: Picture) -> dict[str, Any]:
     """What the `edgegen` chunk holds: enough to make the same picture again."""
+    settings = asdict(picture.settings)
+    loras = settings.pop("loras")
     return {
-        **asdict(picture.settings),
+        **settings,
+        **({"loras": [_told_lora(use) for use in loras]} if loras else {}),
         "pack": picture.pack_name,
         "provider": picture.provider,
         "seconds": round(picture.seconds, 3),
         **({"decoding": picture.decoding} if picture.decoding else {}),
         "version": __version__,
     }
+
+
+def _told_lora(use: dict[str, Any]) -> dict[str, Any]:
+    """Its file's name, not the folder of this machine."""
+    strengths = {"strength": use["model"]} | ({"clip": use["clip"]} if use["clip"] != use["model"] else {})
+    return {"name": use["path"].name, **strengths}
 
 
 def parameters_text(picture: Picture) -> str:

@@ -169,11 +169,12 @@ class TextToImage:
         rng = NoiseSource(settings.seed)
         latents = resume.latents if resume else rng.normal(shape) * np.float32(scheduler.init_noise_sigma)
         yield Progress(resume.index if resume else 0, len(scheduler.timesteps), latents, None)
-        conditioning, unconditional = self.stages.encode_prompts(
+        stages = self.stages.with_loras(*settings.loras) if settings.loras else self.stages
+        conditioning, unconditional = stages.encode_prompts(
             settings.prompt, settings.negative_prompt, settings.guidance, settings.prompt_syntax
         )
-        pair = self.stages.predict_pair if unconditional and self._batch_guidance else None
-        steps = self.stages.denoise(
+        pair = stages.predict_pair if unconditional and self._batch_guidance else None
+        steps = stages.denoise(
             scheduler, latents, conditioning, unconditional, settings.guidance, rng, pair, resume
         )
         with closing(steps):

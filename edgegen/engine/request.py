@@ -17,6 +17,7 @@ from ..diffusion.sigma_schedules import SIGMA_SCHEDULES
 from ..errors import BadRequest, Problem
 from ..pack import Manifest, Pack
 from ..settings import LimitSettings
+from .lora.merge import LoraUse
 
 NO_GUIDANCE = 1.0  # 0 counts as it: so the cards of distilled models call it
 
@@ -54,6 +55,7 @@ class GenerationSettings:
         width, height: pixels.
         schedule: which noise levels the sampler visits; None: the pack's own timesteps.
         prompt_syntax: how weights are written in both prompts.
+        loras: merged into the pack's weights for this picture.
     """
 
     prompt: str
@@ -66,6 +68,7 @@ class GenerationSettings:
     sampler: str
     schedule: str | None = None
     prompt_syntax: str = COMFYUI
+    loras: tuple[LoraUse, ...] = ()
 
 
 def random_seed() -> int:

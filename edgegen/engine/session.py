@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from ..pack import PackFolder
 from .compiled import cache_key
 from .freememory import own_anonymous_mb
 from .graphtimes import GraphTimes
+from .lora.merge import LoraSet
 from .memory import FULL, MemoryMode, apply_mode, trim_malloc
 from .providers import ProviderChoice
 from .runtime import FATAL_ONLY, onnxruntime, usable_cores
@@ -139,6 +141,7 @@ def open_session(
     memory: MemoryMode = FULL,
     compiled: Path | None = None,
     is_float: bool = False,
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> GraphSession:
     """Load a graph.
 
@@ -149,6 +152,7 @@ def open_session(
         memory: how to spend it; only the CPU provider listens.
         compiled: folder where the provider finds and keeps what it compiled; the CPU provider needs none.
         is_float: whether the graph's layers compute in float; the sparing memory modes then copy no weights.
+        weights: values in place of those in the data file, by name; of the same types and shapes.
     Raises:
         OutOfMemory, EngineError: the graph does not load.
         ProviderError: the provider is not what runs it.
@@ -157,6 +161,9 @@ def open_session(
     name = name or str(path)
     try:
         options = session_options(ort, threads or usable_cores())
+        if weights:
+            values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(v)) for v in weights.values()]
+            options.add_external_initializers(list(weights), values)
         if choice.devices:
             options.add_provider_for_devices(
                 list(choice.devices), choice.make_options(threads or usable_cores(), compiled)
@@ -198,8 +205,16 @@ class SessionCache:
         self._choice = choice
         self._threads = threads
         self._memory = memory
-        self._open: dict[str, GraphSession] = {}
+        self._open: dict[str, tuple[tuple[object, ...], GraphSession]] = {}
+        self._loras: LoraSet | None = None
         self.times = GraphTimes()
+
+    def with_loras(self, loras: LoraSet) -> SessionCache:
+        """The same cache, but graphs come with these merged in; of each graph one is in memory at a time,
+        whichever was wanted last. Both close together; make another after `use`."""
+        other = copy.copy(self)
+        other._loras = loras
+        return other
 
     def use(self, memory: MemoryMode) -> None:
         """Load in another mode from now on; what is loaded in the old one is freed."""
@@ -218,28 +233,39 @@ class SessionCache:
         return sorted(self._open)
 
     def get(self, role: str) -> GraphSession:
-        """Raises PackError for a missing or altered graph, EngineError when it does not load."""
-        if role not in self._open:
+        """Raises PackError for a missing or altered graph, EngineError when it does not load, LoraError for a
+        LoRA that does not fit."""
+        key = self._loras.key(role) if self._loras else ()
+        opened, session = self._open.get(role, (None, None))
+        if session is None or opened != key:
+            if session is not None:
+                session.close()
+                del self._open[role]
+                trim_malloc()  # before the merge takes as much again
             if not self._memory.keeps_graphs:
                 self.close()
-            self._open[role] = self._load(role)
-        return self._open[role]
+            session = self._load(role, changed=bool(key))
+            self._open[role] = key, session
+        return session
 
-    def _load(self, role: str) -> GraphSession:
+    def _load(self, role: str, changed: bool) -> GraphSession:
         began = time.monotonic()
         path = self._pack.verify_graph(role)
         entry = self._pack.manifest.graphs[role]
         memory = self._memory.for_graph(sum(file.bytes for file in entry.files.values()))
         is_float = entry.precision in ("fp32", "fp16")
+        weights = self._loras.merge(self._pack, role, self._threads) if changed and self._loras else None
 
         def load(folder: Path | None) -> GraphSession:
-            return open_session(path, self._choice, self._threads, role, memory, folder, is_float)
+            return open_session(path, self._choice, self._threads, role, memory, folder, is_float, weights)
 
-        if self._choice.compiled is None:
+        if self._choice.compiled is None or weights:
             session = load(None)
         else:
             key = cache_key([file.sha256 for file in entry.files.values()], self._choice.version)
             session = self._choice.compiled.open(key, load)
+        if weights:
+            trim_malloc()  # the merge is done
         if role != DECODER:
             session.times = self.times
         _log_cost(f"graph {role} loaded", began)
@@ -247,7 +273,7 @@ class SessionCache:
 
     def close(self) -> None:
         """Free all graphs; safe to call twice. A later `get` loads again."""
-        for session in self._open.values():
+        for _, session in self._open.values():
             session.close()
         self._open.clear()
         if not self._memory.keeps_graphs:

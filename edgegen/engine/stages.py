@@ -5,6 +5,7 @@ Text-to-image and the workflow nodes are both made of these.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Generator
 from dataclasses import replace
@@ -24,6 +25,7 @@ from .control import CONTROLLED, residuals_of
 from .decoding import WHOLE, decode, run_decoder
 from .feathering import decode_three_ways
 from .graphtimes import Pace
+from .lora.merge import LoraSet, LoraUse
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
 from .session import DECODER, SessionCache
@@ -37,6 +39,7 @@ class Stages:
     """A pack's graphs on a provider; they load when first needed and stay until `close`. Not thread-safe.
 
     Attributes:
+        loras: what is merged into the weights.
         decoding: how the last picture was decoded.
     Raises:
         PackError: the tokenizer is altered or not of CLIP type.
@@ -47,8 +50,24 @@ class Stages:
         self.provider = provider
         self.memory = memory
         self.decoding = WHOLE
+        self.loras: tuple[LoraUse, ...] = ()
         self.sessions = SessionCache(pack, provider, threads, memory)
         self.words = Words(pack, self.sessions)
+
+    def with_loras(self, *uses: LoraUse) -> Stages:
+        """The same pack with these merged into its weights, on top of those it has already. The graphs are
+        shared: of each, one is in memory at a time.
+
+        Raises:
+            LoraError: a file is damaged, is not understood, or does not fit the pack.
+        """
+        other = copy.copy(self)
+        other.loras = (*self.loras, *uses)
+        loras = LoraSet(other.loras)
+        loras.check(self.pack)
+        other.sessions = self.sessions.with_loras(loras)
+        other.words = Words(self.pack, other.sessions)
+        return other
 
     def use(self, memory: MemoryMode) -> None:
         """Run in another memory mode from now on."""

@@ -12,6 +12,7 @@ from ..pack import Pack, scan_packs
 from ..settings import LimitSettings
 from .control import ControlNet
 from .graphtimes import Pace
+from .lora.files import file_within, find_lora
 from .memorychoice import MemoryChoice, memory_for, memory_for_any
 from .providers import ProviderChoice, choose_provider
 from .stages import Stages
@@ -27,6 +28,7 @@ class Workbench:
         pack_folders: where packs are installed, searched in order.
         checkpoints: checkpoint name -> pack name; `*` stands for every name not otherwise known.
         input_dir: where LoadImage finds pictures.
+        lora_dir: where LoraLoader finds its files; None: a folder `loras` beside the input folder.
         memory: mode, `auto` or one of `memory.MODES`; chosen for each pack when its stages are made.
     """
 
@@ -39,9 +41,11 @@ class Workbench:
         provider: str | ProviderChoice = "auto",
         threads: int = 0,
         memory: str = "auto",
+        lora_dir: Path | None = None,
     ):
         self.limits = limits
         self.input_dir = input_dir
+        self.lora_dir = lora_dir or input_dir.with_name("loras")
         self._pack_folders = tuple(pack_folders)
         self._packs, self._broken = scan_packs(self._pack_folders)
         self._checkpoints = dict(checkpoints)
@@ -145,15 +149,14 @@ class Workbench:
 
         Raises BadRequest: no such file, or one outside.
         """
-        plain = name.removesuffix(" [input]")
-        try:
-            path = (self.input_dir / plain).resolve(strict=True)
-            inside = path.is_relative_to(self.input_dir.resolve()) and path.is_file()
-        except (OSError, RuntimeError, ValueError):  # not there, a loop of links, a NUL in the name
-            inside = False
-        if not inside:
+        path = file_within(self.input_dir, name.removesuffix(" [input]"))
+        if path is None:
             raise BadRequest(f"no picture of that name in {self.input_dir}")
         return path
+
+    def lora_file(self, name: str) -> Path:
+        """The file of a LoRA's name, with or without its suffix. Raises BadRequest: none, or one outside."""
+        return find_lora(self.lora_dir, name)
 
     def close(self, keep: Iterable[str] = ()) -> None:
         """Free all graphs but those packs'; safe to call twice."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import BadRequest, Problem, shorten
 from ..settings import PROMPT_SYNTAXES, SAMPLERS, SCHEDULES, LimitSettings
+from .lorawish import check_loras
 from .payload import decode_payload
 from .workflowjob import (
     INLINE,
@@ -56,6 +57,7 @@ class JobRequest:
         transaction: echoed in every status (MQTT 3.1.1's stand-in for Correlation Data).
         response_topic, correlation: where an MQTT 5 sender wants statuses too, and its Correlation
             Data in hexadecimal; kept with the job so that a restart still answers.
+        loras: files to merge into the pack, by name and strength, see `lorawish`.
         workflow: a ComfyUI workflow as JSON, filled in and checked; then the other fields only tell what
             it was filled in with, and `prompt` may be empty.
         workflow_name: the stored workflow's name, or `inline`.
@@ -72,6 +74,7 @@ class JobRequest:
     sampler: str | None = None
     schedule: str | None = None
     prompt_syntax: str | None = None
+    loras: list[dict[str, Any]] | None = None
     pack: str | None = None
     priority: int = 0
     deadline: float | None = None
@@ -148,8 +151,11 @@ def parse_request(
     if "workflow" not in data:
         alone = [key for key in ("inputs", "values") if key in data]
         problems += [Problem(key, None, "goes with a workflow only") for key in alone]
-    elif "prompt_syntax" in data:
-        problems.append(Problem("prompt_syntax", None, "goes with a prompt only: workflows are ComfyUI's"))
+    else:
+        told = {"prompt_syntax": "workflows are ComfyUI's", "loras": "a workflow has LoraLoader"}
+        problems += [
+            Problem(key, None, f"goes with a prompt only: {why}") for key, why in told.items() if key in data
+        ]
     if problems:
         raise BadRequest(sorted(problems, key=lambda p: p.field))
     if "workflow" in data:
@@ -208,6 +214,7 @@ def _checks(limits: LimitSettings) -> dict[str, _Check]:
         "sampler": lambda value: _check_name(value, SAMPLERS, "sampler"),
         "schedule": lambda value: _check_name(value, SCHEDULES, "schedule"),
         "prompt_syntax": lambda value: _check_name(value, PROMPT_SYNTAXES, "prompt syntax"),
+        "loras": check_loras,
         "pack": _check_pack,
         "priority": lambda value: _check_integer(value, -100, 100),
         "deadline": lambda value: _check_number(value, 0, MAX_DEADLINE),

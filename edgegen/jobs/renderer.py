@@ -16,6 +16,7 @@ from ..diffusion.sampler import SamplerState
 from ..engine.checkpoint import Arrays, freeze, run_label, state_arrays, state_from, thaw
 from ..engine.compiled import cache_in
 from ..engine.graphtimes import Pace
+from ..engine.lora.files import uses_of
 from ..engine.metadata import save_picture
 from ..engine.pipeline import GenerationSettings, Picture, TextToImage, resolve_settings
 from ..engine.preview import encode_preview
@@ -81,6 +82,7 @@ class PipelineRenderer:
         folders: where packs are looked for, in order.
         limits: bounds of what a job may ask for; the front may have checked with others.
         compiled: folder for graphs as a provider compiled them; None: none are kept.
+        loras: folder of LoRA files; None: there are none.
     """
 
     def __init__(
@@ -89,17 +91,20 @@ class PipelineRenderer:
         folders: tuple[Path, ...],
         limits: LimitSettings,
         compiled: Path | None = None,
+        loras: Path | None = None,
     ):
         self._settings = settings
         self._compiled = cache_in(compiled, settings.compiled_mb)
         self._folders = folders
         self._limits = limits
+        self._loras = loras or Path("loras")
         self._pipeline: TextToImage | None = None
 
     def draw(self, request: JobRequest, saved: bytes | None = None) -> Generator[Step | Drawing, None, None]:
         pack = self._find_pack(request)
         facts, arrays = thawed(saved, request.id)
         settings = resolve_settings(pack, request, self._limits, lambda: _seed_of(facts))
+        settings = replace(settings, loras=uses_of(self._loras, request.loras or ()))
         pipeline = self._pipeline_of(pack)
         label = _label(request.id, settings, pipeline)
         resume = _state_for(label, facts, arrays, request.id)
@@ -142,7 +147,8 @@ def _drawing(picture: Picture) -> Drawing:
 def _label(job_id: str, settings: GenerationSettings, pipeline: TextToImage) -> str:
     """What the picture depends on. The manifest holds the SHA-256 of every file of the pack."""
     manifest = pipeline.pack.manifest.model_dump(mode="json")
-    return run_label(job_id, asdict(settings), manifest, pipeline.provider.name)
+    told = {**asdict(settings), "loras": [repr(use) for use in settings.loras]}
+    return run_label(job_id, told, manifest, pipeline.provider.name)
 
 
 def _checkpoint(state: SamplerState | None, label: str, seed: int) -> Callable[[], bytes] | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.files import compiled_dir, input_dir, pack_dirs
+from ..config.files import compiled_dir, input_dir, lora_dir, pack_dirs
 from ..diffusion.sampler import SamplerState
 from ..engine.checkpoint import Arrays, freeze, run_label, state_arrays, state_from
 from ..engine.executor import Executor, NodePictures
@@ -46,6 +46,7 @@ def open_bench(settings: Settings, provider: str | None = None, threads: int | N
         provider or engine.provider,
         engine.threads if threads is None else threads,
         engine.memory,
+        lora_dir(settings),
     )
 
 
@@ -103,7 +104,11 @@ class JobRenderer:
 
     def __init__(self, settings: Settings):
         self._prompts = PipelineRenderer(
-            settings.engine, pack_dirs(settings), settings.limits, compiled_dir(settings.node)
+            settings.engine,
+            pack_dirs(settings),
+            settings.limits,
+            compiled_dir(settings.node),
+            lora_dir(settings),
         )
         self._workflows = WorkflowRenderer(settings)
 

@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,6 +14,7 @@ from edgegen.cli.generate import output_paths, slug
 from edgegen.cli.progress import bar_line
 from edgegen.engine.metadata import read_metadata
 from edgegen.errors import BadRequest, ProviderError, StorageError, UnknownPack
+from tests.loras import write_tensors
 from tests.support import wait_for
 
 QUICK = ("--steps", "2", "--size", "32x32")
@@ -198,3 +200,16 @@ def test_a_pack_that_cannot_be_previewed_says_so(device, own_pack):
     (own_pack / "pack.json").write_text(json.dumps({**told, "family": "other"}))
     refused = device.run("generate", "a red apple", "--preview", "now.jpg")
     assert (refused.exit_code, "does not say how its latents look" in refused.stderr) == (2, True)
+
+
+def test_a_lora_needs_a_pack_that_takes_one(device):
+    path = device.home / "ink.safetensors"
+    change = {"lora_unet_conv_in.lora_down.weight": (1, 4, 3, 3), "lora_unet_conv_in.lora_up.weight": (4, 1)}
+    write_tensors(path, {name: np.ones(shape, np.float32) for name, shape in change.items()})
+    result = device.run("generate", "a cat", *QUICK, "--lora", str(path))
+    assert result.exit_code == 2
+    assert "pack tiny takes no LoRA" in result.stderr
+    for text, says in {"ink.safetensors:2x": "2x is no strength", "gone:1": "no LoRA of that name"}.items():
+        result = device.run("generate", "a cat", *QUICK, "--lora", text)
+        assert result.exit_code == 2
+        assert says in result.stderr

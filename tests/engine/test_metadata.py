@@ -24,7 +24,7 @@ def test_what_is_written_reads_back(tmp_path: Path, suffix: str) -> None:
     save_picture(PICTURE, path)
     found = read_metadata(path)
     assert found == describe(PICTURE)
-    fields = {k: found[k] for k in SETTINGS.__dataclass_fields__}
+    fields = {k: found[k] for k in SETTINGS.__dataclass_fields__ if k != "loras"}
     assert GenerationSettings(**fields) == SETTINGS
     assert found["pack"] == "tiny"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

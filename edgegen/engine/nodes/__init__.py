@@ -21,18 +21,30 @@ from ...workflow.declare import Unfit
 from ...workflow.order import needed_by
 from ..control import CONTROLLED
 from ..workbench import Workbench
-from . import conditionings, controls, custom, images, latents, loaders, masks, sampling, upscaling
+from . import conditionings, controls, custom, images, latents, loaders, loras, masks, sampling, upscaling
 from .base import Latents, Node, Shown
 
 NODES: dict[str, Node] = {
     kind.__name__: kind()
-    for module in (loaders, conditionings, controls, sampling, custom, latents, masks, images, upscaling)
+    for module in (
+        loaders,
+        loras,
+        conditionings,
+        controls,
+        sampling,
+        custom,
+        latents,
+        masks,
+        images,
+        upscaling,
+    )
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Node) and not kind.__name__.startswith("_")
     if kind.OUTPUTS or kind.IS_OUTPUT  # else it is a base of others
 }
 SPECS: dict[str, NodeSpec] = {name: node.spec() for name, node in NODES.items()}
 LOADERS = {kind.__name__: kind.NAME for kind in (loaders.CheckpointLoaderSimple, loaders.VAELoader)}
+LORA_LOADERS = (loras.LoraLoader.__name__, loras.LoraLoaderModelOnly.__name__)
 ENCODERS = ("VAEEncode", "VAEEncodeForInpaint")
 EMPTY = "EmptyLatentImage"
 SIDES = ("positive", "negative")
@@ -71,13 +83,13 @@ def _pack_problems(bench: Workbench, workflow: Workflow) -> Iterator[NodeProblem
     ]
     needed = needed_by(workflow.nodes, outputs)
     for node in (node for node in workflow.nodes.values() if node.id in needed):
-        if (pack := _pack_at(bench, workflow, node.inputs.get("vae"))) and node.class_type in ENCODERS:
+        if (pack := _pack_at(bench, workflow, node, "vae")) and node.class_type in ENCODERS:
             yield from _encoder_problem(node, pack)
-        if pack := _pack_at(bench, workflow, node.inputs.get("clip")):
+        if pack := _pack_at(bench, workflow, node, "clip"):
             yield from _clip_problem(node, pack)
         yield from _control_problems(bench, workflow, node)
         empty = _source(workflow, node.inputs.get("latent_image"))
-        pack = _pack_at(bench, workflow, node.inputs.get("model"))
+        pack = _pack_at(bench, workflow, node, "model")
         if pack and empty and empty.class_type == EMPTY:
             yield from _size_problems(empty, pack)
 
@@ -86,9 +98,13 @@ def _source(workflow: Workflow, value: Any) -> GraphNode | None:
     return workflow.nodes.get(value.node) if isinstance(value, Link) else None
 
 
-def _pack_at(bench: Workbench, workflow: Workflow, value: Any) -> Pack | None:
-    """The pack behind a link, if it can be told; what cannot is a problem of its own."""
-    loader = _source(workflow, value)
+def _pack_at(bench: Workbench, workflow: Workflow, node: GraphNode, link: str) -> Pack | None:
+    """The pack behind a link, through LoRA loaders, if it can be told; else that is a problem of its own."""
+    loader = _source(workflow, node.inputs.get(link))
+    for _ in workflow.nodes:  # no more: a workflow not checked yet may go in circles
+        if loader is None or loader.class_type not in LORA_LOADERS:
+            break
+        loader = _source(workflow, loader.inputs.get(link))
     name = loader.inputs.get(LOADERS.get(loader.class_type, "")) if loader else None
     try:
         return bench.pack_for(name) if isinstance(name, str) else None
@@ -117,7 +133,7 @@ def _clip_problem(node: GraphNode, pack: Pack) -> Iterator[NodeProblem]:
 
 def _control_problems(bench: Workbench, workflow: Workflow, node: GraphNode) -> Iterator[NodeProblem]:
     """A ControlNet on what is sampled with a pack that none can speak to."""
-    pack = _pack_at(bench, workflow, node.inputs.get("model"))
+    pack = _pack_at(bench, workflow, node, "model")
     if pack is None or CONTROLLED in pack.manifest.graphs:
         return
     sides = [value.node for name in SIDES if isinstance(value := node.inputs.get(name), Link)]

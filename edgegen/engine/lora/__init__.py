@@ -1,0 +1,1 @@
+"""LoRA: small changes to a pack's weights, merged when a graph loads."""

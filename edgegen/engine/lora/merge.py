@@ -1,0 +1,170 @@
+"""LoRA added to a pack's weights: whatever number format they have.
+
+`weight + strength * alpha / rank * up @ down`, as Hu et al. 2021 (arXiv:2106.09685). INT8 weights become
+float, are added to, and are rounded again with new scales; the ranges of activations stay. Layers are
+merged side by side: numpy lets other threads run meanwhile.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import LoraError
+from ...pack import PackFolder
+from ..runtime import usable_cores
+from .adapter import Adapter
+from .names import CHANGED_AS, TEXT, TEXT_2, UNET, flat
+from .table import Layer, LayerTable, read_stored
+
+
+@dataclass(frozen=True)
+class LoraUse:
+    """A LoRA file at its strengths.
+
+    Attributes:
+        model, clip: of the changes to the denoiser and to the text encoders; 1 is as trained.
+    """
+
+    path: Path
+    model: float = 1.0
+    clip: float = 1.0
+
+    def strength(self, role: str) -> float:
+        return self.model if role == UNET else self.clip
+
+
+Merged = dict[str, np.ndarray]
+"""New values of a graph's weights by name."""
+
+Part = tuple[Adapter, str, float]
+"""Who changes a layer, what the layer is called there, and how much it counts."""
+
+
+class LoraSet:
+    """Several LoRA files at once: their changes add up. Only the headers are read at first.
+
+    Raises:
+        LoraError: a file is damaged, or holds what is not understood.
+    """
+
+    def __init__(self, uses: Sequence[LoraUse]):
+        self.uses = tuple(uses)
+        self._adapters = [Adapter(use.path) for use in uses]
+
+    def key(self, role: str) -> tuple[object, ...]:
+        """What makes a graph's weights differ from another set's; () when it has the pack's own."""
+        return tuple((str(a.file.path), a.file.state, strength) for a, strength in self._acting_on(role))
+
+    def _acting_on(self, role: str) -> list[tuple[Adapter, float]]:
+        kind = CHANGED_AS.get(role, "")
+        pairs = zip(self._adapters, self.uses, strict=True)
+        return [(a, use.strength(kind)) for a, use in pairs if a.changes.get(kind) and use.strength(kind)]
+
+    def check(self, pack: PackFolder) -> None:
+        """Whether they fit a pack, by names and shapes. Raises LoraError, PackError."""
+        for role in (UNET, TEXT, TEXT_2):
+            self._plan(pack, role)
+
+    def merge(self, pack: PackFolder, role: str, threads: int = 0) -> Merged:
+        """The weights of a graph that change, changed; empty when none does.
+
+        Raises:
+            LoraError: a file is damaged or does not fit. PackError: the pack's table is altered.
+        """
+        plan = self._plan(pack, role)
+        if plan is None:
+            return {}
+        (table, changes), kind = plan, CHANGED_AS[role]
+        data = np.memmap(table.data, np.uint8, "r")
+
+        def one(item: tuple[str, list[Part]]) -> Merged:
+            module, parts = item
+            layers = table.find(module)
+            across = not layers[0].outputs_first  # as the weights lie: adding is then one pass through memory
+            deltas = (adapter.delta(kind, name, strength, across) for adapter, name, strength in parts)
+            delta = functools.reduce(np.add, deltas)
+            merged: Merged = {}
+            for layer in layers:
+                merged |= merge_layer(data, layer, delta)
+            return merged
+
+        found: Merged = {}
+        with ThreadPoolExecutor(threads or usable_cores()) as pool:
+            for merged in pool.map(one, changes.items()):
+                found |= merged
+        return found
+
+    def _plan(self, pack: PackFolder, role: str) -> tuple[LayerTable, dict[str, list[Part]]] | None:
+        """By layer: who changes it, and how much. None: nobody changes the graph."""
+        acting = self._acting_on(role)
+        if not acting:
+            return None
+        if role not in pack.manifest.graphs:
+            raise LoraError(f"{acting[0][0].name} changes {role}, which pack {pack.name} does not have")
+        table = LayerTable(pack, role)
+        changes: dict[str, list[Part]] = {}
+        for adapter, strength in acting:
+            for name, layers in adapter.layers_in(CHANGED_AS[role], table).items():
+                changes.setdefault(flat(layers[0].module), []).append((adapter, name, strength))
+        return table, changes
+
+
+def merge_layer(data: np.memmap[Any, Any], layer: Layer, delta: np.ndarray) -> Merged:
+    """One layer's new weights, and for INT8 its scales and bias.
+
+    Args:
+        data: the graph's data file.
+        delta: (outputs, inputs x kernel) float32 of the whole layer, of which this may be a part.
+    """
+    weight = read_stored(data, layer.weight)
+    if layer.rows:
+        delta = delta[slice(*layer.rows)]
+    delta = delta.reshape(layer.weight.shape) if layer.outputs_first else delta.T
+    if layer.scale is None:
+        return {layer.weight.name: (weight + delta).astype(weight.dtype)}
+    return _merge_int8(data, layer, weight, delta)
+
+
+def _merge_int8(data: np.memmap[Any, Any], layer: Layer, weight: np.ndarray, delta: np.ndarray) -> Merged:
+    assert layer.scale is not None
+    old = read_stored(data, layer.scale).astype(np.float32)
+    axis = 0 if layer.outputs_first else weight.ndim - 1
+    spread = [-1 if side == axis else 1 for side in range(weight.ndim)]
+    values = weight * old.reshape(spread)
+    values += delta
+    new = old if layer.keeps_scale else _scales(values, axis, layer.limit)
+    values /= new.reshape(spread)
+    np.rint(values, out=values)
+    np.clip(values, -layer.limit, layer.limit, out=values)
+    merged: Merged = {layer.weight.name: values.astype(np.int8)}
+    if not layer.keeps_scale:
+        merged[layer.scale.name] = new
+        merged |= _rescaled_bias(data, layer, old / new)
+    return merged
+
+
+def _scales(values: np.ndarray, axis: int, limit: int) -> np.ndarray:
+    """One an output: its greatest value is the greatest integer."""
+    others = tuple(side for side in range(values.ndim) if side != axis)
+    greatest = np.maximum(values.max(axis=others), -values.min(axis=others))
+    return np.where(greatest > 0, greatest / np.float32(limit), np.float32(1)).astype(np.float32)
+
+
+def _rescaled_bias(data: np.memmap[Any, Any], layer: Layer, ratio: np.ndarray) -> Merged:
+    """The same bias in steps of the new scales."""
+    if layer.bias is None:
+        return {}
+    bias, scale = (read_stored(data, stored) for stored in layer.bias)
+    limits = np.iinfo(np.int32)
+    steps = np.clip(np.rint(bias * ratio.astype(np.float64)), limits.min, limits.max)
+    return {
+        layer.bias[0].name: steps.astype(np.int32),
+        layer.bias[1].name: (scale / ratio).astype(np.float32),
+    }
