@@ -117,7 +117,7 @@ def grow(args: argparse.Namespace, names: list[str]) -> dict[str, list[tuple[int
     series: dict[str, list[tuple[int, float]]] = {name: [] for name in names}
     for size in args.sizes:
         for name in names:
-            result = run(name, args.work, size, args.threads, 2)
+            result = run(name, args.work, size, args.threads, 1)
             if "failed" not in result:
                 series[name].append((size, report.median(result["step_s"])))
             say(f"{size}x{size}: {name}: {brief(result)}")

@@ -153,7 +153,6 @@ RUNNERS: dict[str, Callable[[Path, int], Runner]] = {
     "ort-stock-qdq": lambda w, t: OrtRunner(w, t, "stock-qdq"),
     "edgegen-fp32": lambda w, t: OrtRunner(w, t, "edgegen-fp32"),
     "edgegen-int8": lambda w, t: EdgegenRunner(w, t, "edgegen-int8"),
-    "low": lambda w, t: EdgegenRunner(w, t, "edgegen-int8-low"),
     "edgegen-int8-openvino": lambda w, t: OrtRunner(w, t, "edgegen-int8", openvino=True),
     "openvino-fp16": lambda w, t: OpenVinoRunner(w, t, "openvino-fp16"),
     "openvino-fp16-f32": lambda w, t: OpenVinoRunner(w, t, "openvino-fp16", "f32"),
