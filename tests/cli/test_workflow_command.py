@@ -25,7 +25,7 @@ def graph(device):
         "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["4", 1]}},
         "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
         "9": {"class_type": "SaveImage", "inputs": {"filename_prefix": "pic", "images": ["8", 0]}},
-        "10": {"class_type": "LoraLoader", "inputs": {}},
+        "10": {"class_type": "FaceDetailer", "inputs": {}},
     }
     (device.home / "w.json").write_text(json.dumps(nodes))
     return nodes

@@ -334,7 +334,14 @@ def test_a_prompt_with_too_many_tokens_names_its_node(bench: Workbench) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("sd15_lora", ["node 10 (LoraLoader): class 'LoraLoader' is not supported"]),
+        (
+            "sd15_lora",
+            [
+                "node 10 (LoraLoader) lora_name: no LoRA of that name",
+                "node 5 (EmptyLatentImage) width: 512 is not allowed",
+                "node 5 (EmptyLatentImage) height: 512 is not allowed",
+            ],
+        ),
         (
             "sd15_img2img",
             [
