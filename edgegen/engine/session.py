@@ -265,7 +265,8 @@ class SessionCache:
             key = cache_key([file.sha256 for file in entry.files.values()], self._choice.version)
             session = self._choice.compiled.open(key, load)
         if weights:
-            trim_malloc()  # the merge is done
+            weights.clear()  # ONNX Runtime has its own copy
+            trim_malloc()
         if role != DECODER:
             session.times = self.times
         _log_cost(f"graph {role} loaded", began)
