@@ -233,7 +233,8 @@ class _Builder:
         recorded, o = self.stage / "calibration", self.options
         records, seen = Records.of(recorded, role), observations(recorded, role)
         graph = self.float_graphs[role]
-        converter = Int8Converter(graph, records, seen, o.int8, __version__, plan.probes, plan.crop)
+        judging = plan.probes, plan.crop, plan.rounds
+        converter = Int8Converter(graph, records, seen, o.int8, __version__, *judging)
         report = converter.convert(role, self.graphs[role])
         kept = f", {len(report.float_layers)} layers kept float" if report.float_layers else ""
         missed = (

@@ -94,6 +94,7 @@ class Int8Converter:
         records: held-out runs of it.
         seen: what its tensors held in the others.
         probes, crop: how many of the records layers are judged by, and the side their pictures are cut to.
+        rounds: how often the graph may be written anew to reach its target.
     """
 
     def __init__(
@@ -105,10 +106,11 @@ class Int8Converter:
         version: str,
         probes: int = PROBES,
         crop: int = CROP_LATENTS,
+        rounds: int = ROUNDS,
     ):
         self._graph, self._options, self._version = graph, options, version
         self._records, self._seen, self._format = records, seen, FORMATS[options.target]
-        self._probes, self._crop = probes, crop
+        self._probes, self._crop, self._rounds = probes, crop, rounds
         self._judged = records.spread(JUDGED)
         self._reference = self._judged.references()
 
@@ -123,7 +125,7 @@ class Int8Converter:
         candidates = [layer for layer in noises if layer.name in set(names)]
         budget = self._options.float_budget * sum(layer.weight_bytes for layer in noises)
         target = 10 ** (-target_db / 10)
-        for attempt in range(ROUNDS):
+        for attempt in range(self._rounds):
             if noise <= target or not candidates:
                 break
             # noises are not quite independent: each round asks for a little more than the one before

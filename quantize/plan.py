@@ -33,6 +33,7 @@ class Plan:
         probes: held-out runs by which layers are judged.
         crop: side their latents are cut to.
         timed_steps: steps of the picture by which the pack's cost is told; all, or the rest is extrapolated.
+        rounds: how often a graph may be written anew to reach its target.
     """
 
     recording_pictures: int
@@ -42,6 +43,7 @@ class Plan:
     probes: int
     crop: int
     timed_steps: int
+    rounds: int = 3
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def make_plan(
             break
     whole_s = costs.picture_s(recipe.steps, passes)
     timed = recipe.steps if whole_s <= TIMED_WHOLE_S else min(recipe.steps, TIMED_STEPS)
-    return Plan(*recorded, *drawn, max(1, min(MOST_PROBES, int(probes))), crop, timed)
+    rounds = Plan.rounds if whole_s <= TIMED_WHOLE_S else 1
+    return Plan(*recorded, *drawn, max(1, min(MOST_PROBES, int(probes))), crop, timed, rounds)
 
 
 def _times(costs: Costs, factor: float) -> Costs:
