@@ -67,7 +67,7 @@ class Broker:
         assert mosquitto, "mosquitto is not installed: run tools/need_mosquitto.sh"
         with (self.folder / "mosquitto.log").open("ab") as log:
             self._process = subprocess.Popen([mosquitto, "-c", str(config)], stdout=log, stderr=log)
-        wait_for(self._answers, "mosquitto listens")
+        wait_for(lambda: answers(self.port), "mosquitto listens")
 
     def stop(self, *, kill: bool = False) -> None:
         if self._process is not None:
@@ -78,12 +78,14 @@ class Broker:
             self._process.wait(WAIT_S)
             self._process = None
 
-    def _answers(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
+
+def answers(port: int) -> bool:
+    """Whether something listens on a local port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def text_to_image_graph(text: str = "a red apple", **sampler: Any) -> dict[str, Any]:

@@ -142,7 +142,6 @@ RUNNERS: dict[str, Callable[[Path, int], Runner]] = {
     "diffusers-bf16": lambda w, t: TorchRunner(w, t, half=True),
     "ort-exported": lambda w, t: OrtRunner(w, t, "exported"),
     "ort-stock-qdq": lambda w, t: OrtRunner(w, t, "stock-qdq"),
-    "edgegen-fp32": lambda w, t: OrtRunner(w, t, "edgegen-fp32"),
     "edgegen-int8": lambda w, t: EdgegenRunner(w, t, "edgegen-int8"),
     "edgegen-int8-openvino": lambda w, t: EdgegenRunner(w, t, "edgegen-int8", "openvino"),
     "openvino-fp16": lambda w, t: OpenVinoRunner(w, t, "openvino-fp16"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..engine.metadata import PNG_LEVEL
 from ..errors import StorageError
 
 FORMATS = ("PNG", "WEBP", "JPEG")
@@ -51,7 +52,7 @@ def _open(path: Path) -> Image.Image:
 def _encodings(image: Image.Image, format: str) -> Iterator[bytes]:
     """Smaller and smaller; PNG knows one only."""
     for quality in QUALITIES[: 1 if format == "png" else None]:
-        options: dict[str, int] = {"compress_level": 4} if format == "png" else {"quality": quality}
+        options: dict[str, int] = {"compress_level": PNG_LEVEL} if format == "png" else {"quality": quality}
         if format == "webp":
             options["method"] = WEBP_METHOD
         buffer = io.BytesIO()

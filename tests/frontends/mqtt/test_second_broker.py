@@ -17,7 +17,7 @@ import pytest
 from edgegen.cli.services import check_broker
 from edgegen.settings import MqttSettings
 from tests.frontends.mqtt.conftest import PICTURE
-from tests.support import WAIT_S, free_port, wait_for
+from tests.support import WAIT_S, answers, free_port, wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 AMQTT = Path(os.environ.get("EDGEGEN_AMQTT") or ROOT / ".venv/broker/bin/amqtt")
@@ -48,20 +48,13 @@ class Amqtt:
         config.write_text(CONFIG.format(port=self.port))
         with (self._folder / "amqtt.log").open("ab") as log:
             self._process = subprocess.Popen([str(AMQTT), "-c", str(config)], stdout=log, stderr=log)
-        wait_for(self._answers, "amqtt listens")
+        wait_for(lambda: answers(self.port), "amqtt listens")
 
     def stop(self) -> None:
         if self._process:
             self._process.kill()
             self._process.wait(WAIT_S)
         self._process = None
-
-    def _answers(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
 
 
 @pytest.fixture
