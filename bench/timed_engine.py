@@ -34,10 +34,10 @@ def timed(run: Any) -> Any:
 
 
 def told(generate: Any) -> Any:
-    def generate_and_tell(self: TextToImage, settings: Any) -> Any:
+    def generate_and_tell(self: TextToImage, *asked: Any, **more: Any) -> Any:
         began = time.monotonic()
         spent.update(graphs_s=0.0, dealings_s=0.0)
-        for part in generate(self, settings):
+        for part in generate(self, *asked, **more):
             if isinstance(part, Picture):
                 decoded = time.monotonic()
                 print(json.dumps({"decoded": decoded, "drawn_s": decoded - began, **spent}), flush=True)
