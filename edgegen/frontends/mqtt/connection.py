@@ -21,7 +21,14 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ...settings import MqttSettings
 from .backoff import backoff_s
-from .client import CONNECT_TIMEOUT_S, RECEIVE_MAXIMUM, make_client, publish_properties, speaks_5
+from .client import (
+    CONNECT_TIMEOUT_S,
+    RECEIVE_MAXIMUM,
+    confirm_at_once,
+    make_client,
+    publish_properties,
+    speaks_5,
+)
 from .messages import Outgoing
 from .outbox import WINDOW, Outbox
 
@@ -161,6 +168,7 @@ class Connection:
         """What comes next, and what has come with it; False when the connection has ended."""
         before = 0
         while self._client.loop(timeout_s) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            confirm_at_once(self._client.socket())
             count = len(self._arrived)
             if count == before or count >= TOGETHER:
                 return True
