@@ -3,97 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
 
-from edgegen.config.files import load_settings
 from edgegen.config.trials import trial_file
 from edgegen.jobs.job import JobState
-from edgegen.jobs.link import FrontError, ShellLink
+from edgegen.jobs.link import FrontError
+from tests.support import PATIENCE_S, eventually
 
-from .jobs.test_hub import PATIENCE_S, eventually
-from .test_daemon import engine_pid, jobs_in, watch_until
-
-ROOT = Path(__file__).parent.parent
-
-
-class Box:
-    """A device made of its configuration file alone."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.config = folder / "config.toml"
-        self.log = folder / "log"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.write()
-        self.settings = load_settings(self.config, {})
-
-    def write(self, more: str = "") -> None:
-        packs = json.dumps([str(ROOT / "tests/packs")])
-        self.config.write_text(
-            f'[node]\nname = "box"\ndata_dir = "{self.folder}/data"\nrun_dir = "{self.folder}/run"\n'
-            f'[engine]\npack = "tiny"\npack_dirs = {packs}\nprovider = "cpu"\nthreads = 1\n{more}'
-        )
-
-    @property
-    def environ(self) -> dict[str, str]:
-        keep = {key: value for key, value in os.environ.items() if not key.startswith("EDGEGEN_")}
-        return {**keep, "PYTHONPATH": str(ROOT), "HOME": str(self.folder), "NO_COLOR": "1"}
-
-    def start(self, *options: str) -> None:
-        command = [sys.executable, "-m", "edgegen", "--config", str(self.config), "run", *options]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, env=self.environ, cwd=self.folder)
-        eventually(self.is_up)
-
-    def is_up(self) -> bool:
-        assert self.process.poll() is None, self.log.read_text()
-        try:
-            return bool(self.ask("status"))
-        except FrontError:
-            return False
-
-    def ask(self, question: str, **fields) -> dict:
-        with ShellLink(self.folder / "run/edgegen.sock", PATIENCE_S) as shell:
-            return shell.ask(question, **fields)
-
-    def submit(self, **fields) -> dict:
-        return self.ask("submit", request={"prompt": "a red apple", **fields})["job"]
-
-    def hang_up(self) -> None:
-        self.process.send_signal(signal.SIGHUP)
-
-    def says(self, text: str) -> bool:
-        return text in self.log.read_text()
-
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "edgegen", "--config", str(self.config), *words]
-        return subprocess.run(
-            command, capture_output=True, text=True, env=self.environ, cwd=self.folder, timeout=250
-        )
-
-    def stop(self) -> int:
-        self.process.terminate()
-        return self.process.wait(PATIENCE_S)
-
-
-@pytest.fixture
-def box():
-    folder = Path(tempfile.mkdtemp(prefix="eg-", dir="/tmp"))  # a socket's path must stay short
-    made = Box(folder)
-    yield made
-    if made.process and made.process.poll() is None:
-        made.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+from .device import Box, engine_pid, jobs_in, watch_until
 
 
 def test_limits_change_live_and_a_broken_file_keeps_the_old_ones(box):
