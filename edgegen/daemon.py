@@ -10,13 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .config.files import data_dir, database_path, gallery_dir, run_dir, socket_path, workflow_dir
-from .config.reload import (
-    ENGINE_SECTIONS,
-    FRONT_ENDS,
-    ConfigSource,
-    LiveConfig,
-    touches,
-)
+from .config.reload import FRONT_ENDS, ConfigSource, LiveConfig, concerns_engine, touches
 from .jobs.admission import Admission, RateLimiter, prompt_rules
 from .jobs.closing import Closing
 from .jobs.diskspace import DiskReserve
@@ -136,7 +130,7 @@ def serve(
         gallery.settings = reserve.settings = live.settings.gallery
         renew_admission(admission, live.settings, changed)
         front_ends.renew(front_end_builders(live.settings, service, results, presses), changed)
-        if touches(ENGINE_SECTIONS, changed):
+        if concerns_engine(changed):
             if supervisor:
                 supervisor.renew(live.settings.model_dump_json(), live.settings.engine.step_timeout_s)
             hub.retire_engine()

@@ -29,6 +29,7 @@ from .client import (
     publish_properties,
     speaks_5,
 )
+from .handshake import alert_of, why_unreachable
 from .messages import Outgoing
 from .outbox import WINDOW, Outbox
 
@@ -41,6 +42,7 @@ HINTS = {0x84: "set mqtt.protocol to 3.1.1", 0x86: _LOGIN, 0x87: _LOGIN}  # by r
 SESSION_TAKEN_OVER = 0x8E
 TOGETHER = RECEIVE_MAXIMUM  # without acknowledgements the broker sends no more
 SHORT_LIVES_ARE_A_CLASH = 3  # mosquitto before 2.0.12 does not say that a session was taken over
+UNANSWERED = "hangs up before it answers"
 PACKET_OVERHEAD = 1024  # topic and properties beside a payload, generously
 
 
@@ -75,6 +77,7 @@ class Connection:
         self._arrived: list[paho.MQTTMessage] = []
         self._on_up = on_up
         self._rng = rng
+        self._settings = settings
         self._where = f"{settings.host}:{settings.port}"
         self._closing = threading.Event()
         self._publishing = threading.Lock()
@@ -145,7 +148,7 @@ class Connection:
                 self._client.reconnect()
                 self._serve()
             except OSError as err:
-                self._tell(f"cannot be reached ({err})")
+                self._tell(f"cannot be reached ({why_unreachable(err, self._settings, time.time())})")
             except Exception:  # a malformed packet or a bug must not end the thread
                 log.exception("MQTT connection to %s failed", self._where)
             self._outbox.shut()
@@ -263,10 +266,7 @@ class Connection:
     ) -> None:
         self._outbox.shut()
         if not self._is_answered:
-            self._tell(
-                "hangs up before it answers: is it an MQTT broker, does it want mqtt.tls? "
-                "If it knows no MQTT 5, set mqtt.protocol to 3.1.1"
-            )
+            self._tell(self._why_unanswered())
         if self._closing.is_set() or self._up_since is None or self._is_redelivery_due():
             return
         self._short_lives = 0 if self._was_stable() else self._short_lives + 1
@@ -279,6 +279,16 @@ class Connection:
             )
         else:
             self._tell(f"connection lost: {reason_code}")
+
+    def _why_unanswered(self) -> str:
+        if self._told and self._told.startswith(UNANSWERED):
+            return self._told
+        if self._settings.tls and (alert := alert_of(self._settings, CONNECT_TIMEOUT_S)):
+            return f"{UNANSWERED}: {alert}"
+        return (
+            f"{UNANSWERED}: is it an MQTT broker, does it want mqtt.tls? "
+            "If it knows no MQTT 5, set mqtt.protocol to 3.1.1"
+        )
 
     def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
         self._arrived.append(message)
