@@ -10,7 +10,15 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Protocol
 
-from .config.files import data_dir, database_path, gallery_dir, run_dir, socket_path, workflow_dir
+from .config.files import (
+    data_dir,
+    database_path,
+    embedding_dir,
+    gallery_dir,
+    run_dir,
+    socket_path,
+    workflow_dir,
+)
 from .config.reload import (
     ENGINE_SECTIONS,
     FRONT_ENDS,
@@ -89,7 +97,8 @@ def serve(
     closing.callback(queue.close)
     gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
     reserve = DiskReserve((data_dir(settings.node), gallery.folder), settings.gallery, gallery.make_room)
-    admission = Admission(prompt_rules(settings.prompts), RateLimiter(settings.rate))
+    rates, embeddings = RateLimiter(settings.rate), embedding_dir(settings)
+    admission = Admission(prompt_rules(settings.prompts), rates, embeddings)
     service = JobService(queue, gallery, reserve=reserve, admission=admission)
 
     results = OutboxReader(queue.database)
@@ -142,6 +151,7 @@ def serve(
 def renew_admission(admission: Admission, settings: Settings, changed: Sequence[str]) -> None:
     """Lists are read again at every reload, their files may have changed; buckets with their rates."""
     admission.prompts = prompt_rules(settings.prompts)
+    admission.embeddings = embedding_dir(settings)
     if touches(("rate",), changed):
         admission.rates = RateLimiter(settings.rate)
 
