@@ -9,7 +9,15 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from .config.files import data_dir, database_path, gallery_dir, run_dir, socket_path, workflow_dir
+from .config.files import (
+    data_dir,
+    database_path,
+    embedding_dir,
+    gallery_dir,
+    run_dir,
+    socket_path,
+    workflow_dir,
+)
 from .config.reload import FRONT_ENDS, ConfigSource, LiveConfig, concerns_engine, touches
 from .jobs.admission import Admission, RateLimiter, prompt_rules
 from .jobs.closing import Closing
@@ -87,7 +95,8 @@ def serve(
     closing.add("the queue", queue.close, QUEUE_ENDS_S)
     gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
     reserve = DiskReserve((data_dir(settings.node), gallery.folder), settings.gallery, gallery.make_room)
-    admission = Admission(prompt_rules(settings.prompts), RateLimiter(settings.rate))
+    rates, embeddings = RateLimiter(settings.rate), embedding_dir(settings)
+    admission = Admission(prompt_rules(settings.prompts), rates, embeddings)
     service = JobService(queue, gallery, reserve=reserve, admission=admission)
 
     results = OutboxReader(queue.database)
@@ -141,6 +150,7 @@ def serve(
 def renew_admission(admission: Admission, settings: Settings, changed: Sequence[str]) -> None:
     """Lists are read again at every reload, their files may have changed; buckets with their rates."""
     admission.prompts = prompt_rules(settings.prompts)
+    admission.embeddings = embedding_dir(settings)
     if touches(("rate",), changed):
         admission.rates = RateLimiter(settings.rate)
 
