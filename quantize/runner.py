@@ -6,7 +6,7 @@ Used to record what the graphs see, and to compare the pictures of two packs. Ne
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,3 +170,9 @@ class Runner:
         if self._observer:
             self._observer(role, feeds, outputs)
         return outputs
+
+
+def first_outputs(graph: Path, feeds: Iterable[Feeds]) -> list[np.ndarray]:
+    """The graph's first output for each of the inputs."""
+    session = open_session(graph)
+    return [session.run(None, feed)[0] for feed in feeds]
