@@ -2,10 +2,10 @@
 
     python bench/sdxl.py FOLDER [--limits 0 400 300] [--flags ...]
 
-Makes an SDXL-Turbo checkpoint with random weights in FOLDER/checkpoint, an INT8 pack of it in FOLDER/pack, tells
-seconds and peak memory of every stage, and draws a picture of one step below each limit: see `low_memory.py`.
-What is there already stays; cut off, a build goes on where it was. FOLDER takes 32 GB of disk while the pack is
-built, 11 GB after; the limits need root.
+Makes an SDXL-Turbo checkpoint with random weights in FOLDER/checkpoint and an INT8 pack of it in FOLDER/pack,
+tells seconds and peak memory of every stage, and draws a picture of one step below each limit: see
+`low_memory.py`. What is there already stays; cut off, a build goes on where it was. FOLDER takes 32 GB of disk
+while the pack is built, 11 GB after; the limits need root.
 """
 
 from __future__ import annotations
