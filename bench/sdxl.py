@@ -4,8 +4,8 @@
 
 Makes an SDXL-Turbo checkpoint with random weights in FOLDER/checkpoint and an INT8 pack of it in FOLDER/pack,
 tells seconds and peak memory of every stage, and draws a picture of one step below each limit: see
-`low_memory.py`. What is there already stays; cut off, a build goes on where it was. FOLDER takes 32 GB of disk
-while the pack is built, 11 GB after; the limits need root.
+`low_memory.py`. What is there already stays; cut off, a build goes on where it was. FOLDER takes 32 GB of
+disk while the pack is built, 11 GB after; the limits need root.
 """
 
 from __future__ import annotations
