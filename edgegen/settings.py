@@ -189,6 +189,11 @@ class WorkflowSettings(Section):
     lora_dir: Path | None = Field(
         None, description="Folder of LoRA files that LoraLoader reads; empty: data_dir/loras."
     )
+    embedding_dir: Path | None = Field(
+        None,
+        description="Folder of textual inversions (.safetensors) that prompts name as embedding:NAME; empty: "
+        "data_dir/embeddings.",
+    )
     folder: Path | None = Field(
         None,
         description="Folder of stored workflows, NAME.json each, that jobs may name; empty: "

@@ -19,6 +19,7 @@ from ...workflow import (
 )
 from ...workflow.declare import Unfit
 from ...workflow.order import needed_by
+from ..clipskip import layer_problem
 from ..control import CONTROLLED
 from ..workbench import Workbench
 from . import conditionings, controls, custom, images, latents, loaders, loras, masks, sampling, upscaling
@@ -44,7 +45,7 @@ NODES: dict[str, Node] = {
 }
 SPECS: dict[str, NodeSpec] = {name: node.spec() for name, node in NODES.items()}
 LOADERS = {kind.__name__: kind.NAME for kind in (loaders.CheckpointLoaderSimple, loaders.VAELoader)}
-LORA_LOADERS = (loras.LoraLoader.__name__, loras.LoraLoaderModelOnly.__name__)
+CHANGERS = ("LoraLoader", "LoraLoaderModelOnly", "CLIPSetLastLayer")
 ENCODERS = ("VAEEncode", "VAEEncodeForInpaint")
 EMPTY = "EmptyLatentImage"
 SIDES = ("positive", "negative")
@@ -99,10 +100,10 @@ def _source(workflow: Workflow, value: Any) -> GraphNode | None:
 
 
 def _pack_at(bench: Workbench, workflow: Workflow, node: GraphNode, link: str) -> Pack | None:
-    """The pack behind a link, through LoRA loaders, if it can be told; else that is a problem of its own."""
+    """The pack behind a link, through what changes it, if it can be told; else that is its own problem."""
     loader = _source(workflow, node.inputs.get(link))
     for _ in workflow.nodes:  # no more: a workflow not checked yet may go in circles
-        if loader is None or loader.class_type not in LORA_LOADERS:
+        if loader is None or loader.class_type not in CHANGERS:
             break
         loader = _source(workflow, loader.inputs.get(link))
     name = loader.inputs.get(LOADERS.get(loader.class_type, "")) if loader else None
@@ -123,7 +124,7 @@ def _clip_problem(node: GraphNode, pack: Pack) -> Iterator[NodeProblem]:
     found: tuple[str, Any, str | None] = "", None, None
     layer = node.inputs.get("stop_at_clip_layer")
     if node.class_type == "CLIPSetLastLayer" and isinstance(layer, int):
-        found = "stop_at_clip_layer", layer, loaders.layer_problem(pack.manifest, layer)
+        found = "stop_at_clip_layer", layer, layer_problem(pack, pack.manifest, layer)
     elif node.class_type == "CLIPTextEncodeSDXL" and "text_encoder_2" not in pack.manifest.graphs:
         found = "clip", pack.name, conditionings.one_encoder(pack.name)
     name, value, message = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 
@@ -81,6 +82,18 @@ def send_at_once(_client: paho.Client, _userdata: object, connection: object) ->
     """Small packets do not wait for the broker's delayed acknowledgement of earlier ones (40 ms on Linux)."""
     if isinstance(connection, socket.socket):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def confirm_at_once(connection: object) -> None:
+    """Have the kernel confirm what it received now, not within 40 ms.
+
+    A broker that does not set TCP_NODELAY (mosquitto's default) holds back its next small packet, a command,
+    until its last one, an acknowledgement that we answer with nothing, is confirmed. Linux forgets the wish
+    with the next packet that we send (tcp(7), TCP_QUICKACK), so it is repeated after every read.
+    """
+    if isinstance(connection, socket.socket) and hasattr(socket, "TCP_QUICKACK"):
+        with contextlib.suppress(OSError):  # closed meanwhile, or no TCP
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def read_password(path: Path | None) -> str | None:

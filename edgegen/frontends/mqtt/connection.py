@@ -21,7 +21,14 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ...settings import MqttSettings
 from .backoff import backoff_s
-from .client import CONNECT_TIMEOUT_S, RECEIVE_MAXIMUM, make_client, publish_properties, speaks_5
+from .client import (
+    CONNECT_TIMEOUT_S,
+    RECEIVE_MAXIMUM,
+    confirm_at_once,
+    make_client,
+    publish_properties,
+    speaks_5,
+)
 from .handshake import alert_of, why_unreachable
 from .messages import Outgoing
 from .outbox import WINDOW, Outbox
@@ -153,6 +160,7 @@ class Connection:
         self._arrived = []  # of an earlier connection: the broker sends them again
         while self._read(timeout_s=1.0):
             self._hand_over()
+            self._send_waiting()
             if self._closing.is_set() or self._is_redelivery_due():
                 self._client.disconnect()
         self._arrived = [message for message in self._arrived if message.qos == 0]  # will not come again
@@ -164,6 +172,7 @@ class Connection:
         """What comes next, and what has come with it; False when the connection has ended."""
         before = 0
         while self._client.loop(timeout_s) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            confirm_at_once(self._client.socket())
             count = len(self._arrived)
             if count == before or count >= TOGETHER:
                 return True
@@ -178,6 +187,12 @@ class Connection:
             self._on_messages(messages)
         except Exception:
             log.exception("%d MQTT messages not handled; left unacknowledged", len(messages))
+
+    def _send_waiting(self) -> None:
+        """What the messages made to be said goes out before the next ones are read: to store those may take
+        long, and the other thread would first have to get the interpreter."""
+        while self._send_next():
+            pass
 
     def _is_redelivery_due(self) -> bool:
         return self._redeliver_at is not None and time.monotonic() >= self._redeliver_at
@@ -300,10 +315,15 @@ class Connection:
 
     def _sender_loop(self) -> None:
         while self._outbox.wait():
-            with self._publishing:
-                message = self._outbox.pop()
-                if message is not None:
-                    self._send(message)
+            self._send_next()
+
+    def _send_next(self) -> bool:
+        """Hand one message to paho; False when none may be sent now. Any thread."""
+        with self._publishing:
+            message = self._outbox.pop()
+            if message is not None:
+                self._send(message)
+        return message is not None
 
     def _send(self, message: Outgoing) -> None:
         mid = None
