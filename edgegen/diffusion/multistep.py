@@ -112,7 +112,7 @@ def pndm(step: Step) -> Moved:
     denoised = step.look()
     slopes = ((step.x - denoised) / step.here, *step.history)[: len(_ADAMS_BASHFORTH)]
     slope = _weighted(_ADAMS_BASHFORTH[len(slopes) - 1], slopes)
-    if step.i == 0 and 0 < step.there and step.here < NO_SIGNAL:
+    if step.i == 0 and step.there > 0 and step.here < NO_SIGNAL:
         x = toward(step.x, denoised, step.here, step.there)
         slope = (slope + (x - step.denoise(x, step.there)) / step.there) / 2
     if step.here >= NO_SIGNAL:
