@@ -25,11 +25,10 @@ from quantize.calibrate import Recorder, Records, observations, record_runs
 from quantize.convert import Int8Converter, Int8Options
 from quantize.graphs import annotate_types, graph_bytes, load_graph, save_graph
 from quantize.histogram import CHOOSERS
-from quantize.metrics import ratio_db
+from quantize.metrics import noise_ratio, ratio_db
 from quantize.observe import observed_graph
 from quantize.prompts import calibration_prompts, evaluation_prompts
-from quantize.runner import Recipe, Runner, open_session
-from quantize.sensitivity import first_outputs, noise_ratio
+from quantize.runner import Recipe, Runner, first_outputs, open_session
 from quantize.weightonly import convert_weight_only
 
 SEED = 900_000

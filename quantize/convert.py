@@ -1,4 +1,4 @@
-"""One float32 graph to INT8: calibrate, judge every layer, keep the loudest few float, check the result."""
+"""One float32 graph to INT8: calibrate, judge every layer, keep a few loud ones float, check the result."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Literal
 from onnxruntime.quantization.calibrate import TensorsData
 
 from .calibrate import Records
-from .graphs import load_graph, save_graph
+from .floatchoice import cheapest_to_keep
+from .graphs import load_graph, save_graph, weights_read_from
 from .int8 import FORMATS, Target, quantize_layers, split_layers
-from .metrics import ratio_db
+from .metrics import noise_ratio, ratio_db
 from .observe import Observations
 from .rewrites import stamp
 from .rules import rules_of
-from .sensitivity import CROP_LATENTS, LayerNoise, first_outputs, layer_noises, loudest_to_keep, noise_ratio
+from .runner import first_outputs
+from .sensitivity import CROP_LATENTS, LayerNoise, layer_noises
 
 Method = Literal["minmax", "percentile", "entropy", "mse", "auto"]
 TRIED: tuple[Method, ...] = ("minmax", "percentile", "mse")
@@ -130,7 +132,7 @@ class Int8Converter:
                 break
             # noises are not quite independent: each round asks for a little more than the one before
             wanted = target * 0.8**attempt
-            kept_now = loudest_to_keep(candidates, everything, wanted, budget)
+            kept_now = cheapest_to_keep(candidates, everything, wanted, budget)
             if set(kept_now) <= set(kept):
                 break  # the budget is spent
             kept = [*dict.fromkeys([*kept, *kept_now])]
@@ -153,12 +155,14 @@ class Int8Converter:
         return layer_noises(self._graph, self._seen, ranges, probes, self._format, self._crop)
 
     def _write(self, ranges: TensorsData, names: Sequence[str], out: Path) -> float:
-        model = quantize_layers(load_graph(self._graph), ranges, names, self._format)
-        for rule in rules_of("int8", self._options.without_rules):
-            rule.apply(model)
-        stamp(model, self._version)
-        save_graph(model, out)
-        del model
+        out = out.absolute()
+        with weights_read_from(self._graph) as model:
+            model = quantize_layers(model, ranges, names, self._format)
+            for rule in rules_of("int8", self._options.without_rules):
+                rule.apply(model)
+            stamp(model, self._version)
+            save_graph(model, out)
+            del model
         return noise_ratio(self._reference, first_outputs(out, self._judged))
 
 

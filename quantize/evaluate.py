@@ -20,9 +20,8 @@ from PIL import Image
 from edgegen.errors import EngineError
 
 from .calibrate import Records
-from .metrics import psnr_db, ratio_db, relative_error, ssim
-from .runner import Runner
-from .sensitivity import first_outputs, noise_ratio
+from .metrics import noise_ratio, psnr_db, ratio_db, relative_error, ssim
+from .runner import Runner, first_outputs
 
 SHEET_COLUMNS = 4
 SHEET_GAP = 8  # pixels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 _WINDOW_SIGMA = 1.5
@@ -88,3 +90,12 @@ def _blur(x: np.ndarray) -> np.ndarray:
         windows = np.lib.stride_tricks.sliding_window_view(x, width, axis=axis)
         x = windows @ kernel
     return x
+
+
+def noise_ratio(reference: Iterable[np.ndarray], got: Iterable[np.ndarray]) -> float:
+    """Energy of all differences over energy of all reference outputs."""
+    noise = signal = 0.0
+    for want, have in zip(reference, got, strict=True):
+        noise += float(np.square(want.astype(np.float64) - have).sum())
+        signal += float(np.square(want.astype(np.float64)).sum())
+    return noise / signal if signal > 0 else 0.0

@@ -5,12 +5,12 @@ to the result is measured: the layer's input is moved towards its 8-bit rounding
 of its input, weights and result together. One run judges many layers, each in its own place of the batch.
 
 Noise of different layers is nearly independent, so powers add: the sum over layers predicts the noise of
-all, and leaving the loudest ones float buys the most.
+all (`floatchoice` builds on that).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from .runner import Feeds, open_session
 
 _PROBE = "probe.onnx"
 _AMOUNTS = "judge/amounts"
+_SIZES = "judge/sizes"
 BATCH = 16  # layers judged in one run
 CROP = {"vae_encoder": 256}
 CROP_LATENTS = 32
@@ -39,11 +40,13 @@ class LayerNoise:
     Attributes:
         noise: energy of the difference over energy of the float output.
         weight_bytes: of the float32 weight.
+        macs: multiply-adds of one run, of inputs as they were cropped; only ratios count.
     """
 
     name: str
     noise: float
     weight_bytes: int
+    macs: int
 
     @property
     def sqnr_db(self) -> float:
@@ -58,6 +61,8 @@ class LayerRounding:
         input: tensor that will be rounded.
         low, high: the range its 8 bits cover.
         amount: times the input's rounding error, the noise of input, weights and result together.
+        result: tensor that the layer gives.
+        outputs: of the weight: channels or columns.
     """
 
     name: str
@@ -66,6 +71,12 @@ class LayerRounding:
     high: float
     amount: float
     weight_bytes: int
+    result: str
+    outputs: int
+
+    def macs(self, values: int) -> int:
+        """Multiply-adds for a result of so many values."""
+        return values // self.outputs * (self.weight_bytes // 4)
 
 
 def layer_roundings(
@@ -107,7 +118,7 @@ def _rounding_of(
     if node.op_type == "Conv" and result in seen.histograms:
         others += seen.histograms[result].rounding_error(*(float(v) for v in ranges[result].range_value))
     amount = float(np.sqrt(1 + others / of_input)) if of_input > 0 else 0.0
-    return LayerRounding(node.name, source, low, high, amount, rows.nbytes)
+    return LayerRounding(node.name, source, low, high, amount, rows.nbytes, result, len(rows))
 
 
 def layer_noises(
@@ -129,10 +140,11 @@ def layer_noises(
     probe = graph.with_name(_PROBE)
     probe.write_bytes(probe_graph(load_graph(graph, weights=False), roundings).SerializeToString())
     try:
-        energies = _energies(probe, roundings, [cropped(feed, crop) for feed in records])
+        energies, sizes = _energies(probe, roundings, [cropped(feed, crop) for feed in records])
     finally:
         probe.unlink(missing_ok=True)
-    found = [LayerNoise(r.name, e, r.weight_bytes) for r, e in zip(roundings, energies, strict=True)]
+    judged = zip(roundings, energies, sizes, strict=True)
+    found = [LayerNoise(r.name, e, r.weight_bytes, r.macs(size)) for r, e, size in judged]
     return sorted(found, key=lambda layer: -layer.noise)
 
 
@@ -147,7 +159,11 @@ def _middle(value: np.ndarray, side: int) -> np.ndarray:
 
 
 def probe_graph(model: ModelProto, roundings: Sequence[LayerRounding]) -> ModelProto:
-    """The graph with one more input, (batch, layers) float32: how far to move each layer's input."""
+    """The graph that can move each layer's input towards its rounding.
+
+    It has one more input, (batch, layers) float32: how far; and one more output, (layers,) int64: how many
+    values each layer gave.
+    """
     places = {r.name: (i, r) for i, r in enumerate(roundings)}
     nodes: list[NodeProto] = []
     rounded: set[str] = set()
@@ -160,13 +176,23 @@ def probe_graph(model: ModelProto, roundings: Sequence[LayerRounding]) -> ModelP
             nodes += _moved(model, node, i, rounding.input)
         nodes.append(node)
     del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    model.graph.node.extend([*nodes, *_counting(roundings)])
+    model.graph.output.append(helper.make_tensor_value_info(_SIZES, TensorProto.INT64, [len(roundings)]))
     for name, value in (("judge/one", [1]), ("judge/row", [1, -1]), ("judge/flat", [-1])):
         model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
     model.graph.input.append(
         helper.make_tensor_value_info(_AMOUNTS, TensorProto.FLOAT, ["batch", len(roundings)])
     )
     return model
+
+
+def _counting(roundings: Sequence[LayerRounding]) -> Iterator[NodeProto]:
+    """The sizes of all layers' results, in one tensor."""
+    sizes = [f"judge/{i}/size" for i in range(len(roundings))]
+    for r, size in zip(roundings, sizes, strict=True):
+        yield helper.make_node("Size", [r.result], [f"{size}/scalar"], f"{size}/scalar")
+        yield helper.make_node("Reshape", [f"{size}/scalar", "judge/flat"], [size], size)
+    yield helper.make_node("Concat", sizes, [_SIZES], _SIZES, axis=0)
 
 
 def _error_of(model: ModelProto, r: LayerRounding) -> Iterator[NodeProto]:
@@ -208,68 +234,35 @@ def _moved(model: ModelProto, node: NodeProto, i: int, source: str) -> Iterator[
     node.input[0] = f"{here}/moved"
 
 
-def _energies(probe: Path, roundings: Sequence[LayerRounding], feeds: Sequence[Feeds]) -> list[float]:
+def _energies(
+    probe: Path, roundings: Sequence[LayerRounding], feeds: Sequence[Feeds]
+) -> tuple[list[float], list[int]]:
+    """Of each layer the noise ratio, and how many values it gave in one run."""
     session = open_session(probe)
-    noise, signal = np.zeros(len(roundings)), 0.0
+    noise, signal, sizes = np.zeros(len(roundings)), 0.0, np.zeros(len(roundings), np.int64)
     for feed in feeds:
-        reference = _run(session, feed, np.zeros((1, len(roundings)), np.float32))[0].astype(np.float64)
+        output, sizes = _run(session, feed, np.zeros((1, len(roundings)), np.float32))
+        reference = output[0].astype(np.float64)
         signal += float(np.square(reference).sum())
         for start in range(0, len(roundings), BATCH):
             rows = range(start, min(start + BATCH, len(roundings)))
             amounts = np.zeros((len(rows), len(roundings)), np.float32)
             for place, i in enumerate(rows):
                 amounts[place, i] = roundings[i].amount
-            moved = _run(session, feed, amounts)
+            moved, _ = _run(session, feed, amounts)
             noise[rows.start : rows.stop] += [float(np.square(row - reference).sum()) for row in moved]
-    return list(noise / signal) if signal > 0 else [0.0] * len(roundings)
+    ratios = noise / signal if signal > 0 else np.zeros(len(roundings))
+    return ratios.tolist(), sizes.tolist()
 
 
-def _run(session: object, feed: Feeds, amounts: np.ndarray) -> np.ndarray:
-    """The first output, (len(amounts), ...), of one input repeated along the batch."""
+def _run(session: object, feed: Feeds, amounts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first output, (len(amounts), ...), of one input repeated along the batch; the layers' sizes."""
     inputs = session.get_inputs()  # type: ignore[attr-defined]
     batched = {i.name for i in inputs if i.shape and isinstance(i.shape[0], str)}
     repeated = {
         name: np.repeat(value[:1], len(amounts), axis=0) if name in batched else value
         for name, value in feed.items()
     }
-    return session.run(None, {**repeated, _AMOUNTS: amounts})[0]  # type: ignore[attr-defined]
-
-
-def first_outputs(graph: Path, feeds: Iterable[Feeds]) -> list[np.ndarray]:
-    """The graph's first output for each of the inputs."""
-    session = open_session(graph)
-    return [session.run(None, feed)[0] for feed in feeds]
-
-
-def noise_ratio(reference: Iterable[np.ndarray], got: Iterable[np.ndarray]) -> float:
-    """Energy of all differences over energy of all reference outputs."""
-    noise = signal = 0.0
-    for want, have in zip(reference, got, strict=True):
-        noise += float(np.square(want.astype(np.float64) - have).sum())
-        signal += float(np.square(want.astype(np.float64)).sum())
-    return noise / signal if signal > 0 else 0.0
-
-
-def loudest_to_keep(
-    noises: Sequence[LayerNoise], measured: float, target: float, budget_bytes: float
-) -> list[str]:
-    """The fewest of the loudest layers that must stay float for the noise to reach a target.
-
-    Args:
-        noises: loudest first.
-        measured: noise ratio with all of them quantized; predictions are scaled to it.
-        target: the largest noise ratio allowed.
-        budget_bytes: float32 weight bytes that may stay float; larger layers are passed over.
-    """
-    total = sum(layer.noise for layer in noises)
-    scale = measured / total if total > 0 else 0.0
-    kept: list[str] = []
-    left = measured
-    for layer in noises:
-        if left <= target:
-            break
-        if layer.weight_bytes <= budget_bytes:
-            kept.append(layer.name)
-            budget_bytes -= layer.weight_bytes
-            left -= layer.noise * scale
-    return kept
+    first = session.get_outputs()[0].name  # type: ignore[attr-defined]
+    output, sizes = session.run([first, _SIZES], {**repeated, _AMOUNTS: amounts})  # type: ignore[attr-defined]
+    return output, sizes

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 WAIT_S = 30.0
+PATIENCE_S = 60.0
 
 
 def wait_for(condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> None:
@@ -24,6 +25,15 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = WAIT
         if time.monotonic() > deadline:
             pytest.fail(f"not within {timeout_s:g} s: {what}")
         time.sleep(0.02)
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
+    """Polls until the condition is true; returns what it returned."""
+    give_up = time.monotonic() + timeout_s
+    while not (result := condition()):
+        assert time.monotonic() < give_up, "it never came true"
+        time.sleep(0.01)
+    return result
 
 
 @contextlib.contextmanager

@@ -320,7 +320,7 @@ def test_a_whole_file_is_hashed_once_and_again_when_it_changed(
         hashed.append(path.name)
         return file_entry(path)
 
-    monkeypatch.setattr("edgegen.pack.file_entry", entry_of)
+    monkeypatch.setattr("edgegen.pack.hashing.file_entry", entry_of)
     pack.verify_graph("unet")
     assert len(hashed) == len(pack.manifest.graphs["unet"].files)
     pack.verify_graph("unet")

@@ -8,7 +8,6 @@ import shutil
 import socket
 import stat
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -21,19 +20,9 @@ from edgegen.jobs.service import JobService
 from edgegen.jobs.shell import describe_job
 from edgegen.jobs.wire import MAX_LINE
 from edgegen.settings import LimitSettings
+from tests.support import PATIENCE_S, eventually
 
 from .conftest import request
-
-PATIENCE_S = 60.0
-
-
-def eventually(condition, timeout_s: float = PATIENCE_S):
-    """Polls until the condition is true; returns what it returned."""
-    give_up = time.monotonic() + timeout_s
-    while not (result := condition()):
-        assert time.monotonic() < give_up, "it never came true"
-        time.sleep(0.01)
-    return result
 
 
 @pytest.fixture

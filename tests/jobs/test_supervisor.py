@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from edgegen.jobs.supervisor import Supervisor, describe_exit
-
-from .test_hub import eventually
+from tests.support import eventually
 
 WAITS_FOR_THE_END = "import sys; sys.stdin.read()"
 

@@ -18,10 +18,9 @@ from edgegen.jobs.wakeup import StopRequest, Wakeup
 from edgegen.jobs.worker import publish_copier
 from edgegen.jobs.workloop import Worker
 from edgegen.settings import GuardSettings, MqttSettings
-from tests.support import small_disk
+from tests.support import eventually, small_disk
 
 from .conftest import request
-from .test_hub import eventually
 
 
 class Painter:

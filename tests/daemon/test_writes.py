@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgegen.jobs.job import JobState
+from tests.support import eventually
 
-from .jobs.test_hub import eventually
-from .test_reload import Box, box  # noqa: F401 - a fixture
+from .device import Box
 
 IDLE_S = 5.5  # more than a keep-alive, and more than the engine's look at the queue (5 s) ...
 QUIET_S = 5.5  # ... whose first after a commit notes in the shared memory file how far it has read
@@ -30,7 +30,7 @@ def touched(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def draw(box: Box, jobs: int) -> None:  # noqa: F811
+def draw(box: Box, jobs: int) -> None:
     ids = [box.submit(steps=1, width=64, height=64)["id"] for _ in range(jobs)]
     eventually(lambda: box.ask("status")["jobs"][JobState.DONE.value] >= len(ids))
 
@@ -47,7 +47,7 @@ def settle(pid: int) -> None:
     eventually(is_quiet)
 
 
-def test_an_idle_device_writes_nothing_and_a_job_little(box, broker):  # noqa: F811
+def test_an_idle_device_writes_nothing_and_a_job_little(box, broker):
     box.write(f'[mqtt]\nenabled = true\nhost = "127.0.0.1"\nport = {broker.port}\nkeepalive_s = 5\n')
     box.start()
     before = written(box.process.pid)

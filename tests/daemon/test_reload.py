@@ -3,97 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import paho.mqtt.client as paho
 import pytest
 
-from edgegen.config.files import load_settings
-from edgegen.config.trials import trial_file
+from edgegen.config.trials import boot_time, trial_file
 from edgegen.jobs.job import JobState
-from edgegen.jobs.link import FrontError, ShellLink
+from edgegen.jobs.link import FrontError
+from tests.support import PATIENCE_S, eventually
 
-from .jobs.test_hub import PATIENCE_S, eventually
-from .test_daemon import engine_pid, jobs_in, watch_until
-
-ROOT = Path(__file__).parent.parent
-
-
-class Box:
-    """A device made of its configuration file alone."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.config = folder / "config.toml"
-        self.log = folder / "log"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.write()
-        self.settings = load_settings(self.config, {})
-
-    def write(self, more: str = "") -> None:
-        packs = json.dumps([str(ROOT / "tests/packs")])
-        self.config.write_text(
-            f'[node]\nname = "box"\ndata_dir = "{self.folder}/data"\nrun_dir = "{self.folder}/run"\n'
-            f'[engine]\npack = "tiny"\npack_dirs = {packs}\nprovider = "cpu"\nthreads = 1\n{more}'
-        )
-
-    @property
-    def environ(self) -> dict[str, str]:
-        keep = {key: value for key, value in os.environ.items() if not key.startswith("EDGEGEN_")}
-        return {**keep, "PYTHONPATH": str(ROOT), "HOME": str(self.folder), "NO_COLOR": "1"}
-
-    def start(self, *options: str) -> None:
-        command = [sys.executable, "-m", "edgegen", "--config", str(self.config), "run", *options]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, env=self.environ, cwd=self.folder)
-        eventually(self.is_up)
-
-    def is_up(self) -> bool:
-        assert self.process.poll() is None, self.log.read_text()
-        try:
-            return bool(self.ask("status"))
-        except FrontError:
-            return False
-
-    def ask(self, question: str, **fields) -> dict:
-        with ShellLink(self.folder / "run/edgegen.sock", PATIENCE_S) as shell:
-            return shell.ask(question, **fields)
-
-    def submit(self, **fields) -> dict:
-        return self.ask("submit", request={"prompt": "a red apple", **fields})["job"]
-
-    def hang_up(self) -> None:
-        self.process.send_signal(signal.SIGHUP)
-
-    def says(self, text: str) -> bool:
-        return text in self.log.read_text()
-
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "edgegen", "--config", str(self.config), *words]
-        return subprocess.run(
-            command, capture_output=True, text=True, env=self.environ, cwd=self.folder, timeout=250
-        )
-
-    def stop(self) -> int:
-        self.process.terminate()
-        return self.process.wait(PATIENCE_S)
-
-
-@pytest.fixture
-def box():
-    folder = Path(tempfile.mkdtemp(prefix="eg-", dir="/tmp"))  # a socket's path must stay short
-    made = Box(folder)
-    yield made
-    if made.process and made.process.poll() is None:
-        made.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+from ..certificates import needs_openssl
+from ..support import free_port
+from .device import Box, engine_pid, jobs_in, watch_until
 
 
 def test_limits_change_live_and_a_broken_file_keeps_the_old_ones(box):
@@ -196,18 +122,28 @@ def test_safe_mode_ends_when_asked(box):
     assert not (box.folder / "run/edgegen.sock").exists()
 
 
+def let_trial_end(box: Box, began_with_s: float, left_s: float = 1.5) -> None:
+    """The same trial with little time left: the daemon, told of it, finds out by itself when that is over."""
+    told, now = json.loads(trial_file(box.config).read_text()), boot_time().seconds
+    assert 0 < told["deadline_s"] - now < began_with_s
+    trial_file(box.config).write_text(json.dumps({**told, "deadline_s": now + left_s}))
+    assert not box.says("rolled back")
+    box.hang_up()
+
+
 def test_try_rolls_back_by_itself(box):
     box.write("[limits]\nside = 512\n")
     box.start("--front-only")
     before = box.config.read_bytes()
-    tried = box.run("config", "try", "--timeout", "60", "limits.side=256")
+    tried = box.run("config", "try", "--timeout", "100", "limits.side=256")
     assert tried.returncode == 0, tried.stderr
     assert "make it permanent with: edgegen config confirm" in tried.stdout
     assert "256" in refusal(box, 512)
     assert "on trial for" in box.run("status").stdout
     refused = box.run("config", "set", "limits.side", "64")
     assert (refused.returncode, "a trial goes on" in refused.stderr) == (78, True)
-    eventually(lambda: box.says("was rolled back: its time was over"), timeout_s=100)
+    let_trial_end(box, 100)
+    eventually(lambda: box.says("was rolled back: its time was over"))
     assert "512" in refusal(box, 600)
     assert box.config.read_bytes() == before
     assert not trial_file(box.config).exists()
@@ -226,8 +162,6 @@ def test_try_rolls_back_when_the_connection_breaks(box, ends_with):
         words = (
             "config",
             "try",
-            "--timeout",
-            "40",
             "mqtt.enabled=true",
             f"mqtt.port={port}",
             "limits.side=256",
@@ -238,7 +172,8 @@ def test_try_rolls_back_when_the_connection_breaks(box, ends_with):
         shell.send_signal(ends_with)
         assert shell.wait(PATIENCE_S) == -ends_with
     assert "256" in refusal(box, 512)
-    eventually(lambda: box.says("was rolled back: its time was over"), timeout_s=100)
+    let_trial_end(box, 120)
+    eventually(lambda: box.says("was rolled back: its time was over"))
     assert box.submit(id="a", width=512, height=512)["state"] == "queued"
     assert not box.ask("status")["config"]["trial_left_s"]
 
@@ -291,3 +226,60 @@ def test_a_trial_from_before_a_reboot_is_not_heeded_at_the_start(box):
     assert box.says("was rolled back: the machine was restarted")
     assert not trial_file(box.config).exists()
     assert box.run("config", "get", "limits.side").stdout == "1024\n"
+
+
+@needs_openssl
+def test_a_renewed_certificate_is_taken_over_without_losing_a_job(box, authority, make_broker, tmp_path):
+    """The file's name stays; half a renewal changes nothing; jobs arrive all the while."""
+    server, old, new = (
+        authority.issue("reload-server", address="127.0.0.1"),
+        authority.issue("box-of-2025"),
+        authority.issue("box-of-2026"),
+    )
+    plain = free_port()
+    broker = make_broker(
+        f"cafile {authority.cert}\ncertfile {server.cert}\nkeyfile {server.key}\nlog_type all\n"
+        f"require_certificate true\nuse_identity_as_username true\nlistener {plain} 127.0.0.1"
+    )
+    heard = (broker.folder / "mosquitto.log").read_text
+    cert, key = box.folder / "box.pem", box.folder / "box.key"
+    shutil.copy(old.cert, cert)
+    shutil.copy(old.key, key)
+    box.write(
+        f'[mqtt]\nenabled = true\nhost = "127.0.0.1"\nport = {broker.port}\nhome_assistant = false\n'
+        f'tls = true\nca_file = "{authority.cert}"\ncert_file = "{cert}"\nkey_file = "{key}"\n'
+    )
+    box.start()
+    eventually(lambda: "u'box-of-2025'" in heard())
+    engine = engine_pid(box)
+    phone = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    said = []
+    phone.on_message = lambda client, data, message: said.append(message.payload)
+    phone.connect("127.0.0.1", plain)
+    phone.subscribe("edgegen/box/availability", 1)
+    phone.loop_start()
+    eventually(lambda: b"online" in said)
+    sent = []
+
+    def send(number: int) -> None:
+        for _ in range(number):
+            sent.append(f"r{len(sent)}")
+            request = {"id": sent[-1], "prompt": "a red apple", "steps": 1, "width": 64, "height": 64}
+            phone.publish("edgegen/box/generate", json.dumps(request), 1)
+
+    send(5)
+    shutil.copy(new.cert, cert)
+    box.hang_up()
+    eventually(lambda: box.says(f"stays as it was: mqtt.key_file: {key} is not the key"))
+    send(5)
+    shutil.copy(new.key, key)
+    box.hang_up()
+    send(5)
+    eventually(lambda: "u'box-of-2026'" in heard())
+    assert box.says("configuration changed: mqtt.cert_file, mqtt.key_file")
+    send(5)
+    eventually(lambda: set(jobs_in(box)) == set(sent), timeout_s=60)
+    eventually(lambda: all(job.state == JobState.DONE for job in jobs_in(box).values()), timeout_s=100)
+    assert engine_pid(box) == engine, "the engine keeps its graphs"
+    phone.loop_stop()
+    assert box.stop() == 0
