@@ -21,6 +21,7 @@ from edgegen import __version__
 from edgegen.pack import (
     LAYER_TABLE,
     GraphEntry,
+    IpLayer,
     Manifest,
     Precision,
     SecondTokenizer,
@@ -38,6 +39,7 @@ from .defaults import PackDefaults, default_settings, default_sizes, pack_name, 
 from .export import export
 from .fp16 import convert_fp16
 from .graphs import graph_bytes, layers, load_graph, save_graph
+from .imageprompt import IMAGE, add_image_prompt, transformer_depths
 from .layertable import ADAPTABLE, write_layer_table
 from .onnximport import import_graph
 from .original import Hints
@@ -80,6 +82,7 @@ class BuildOptions:
     evaluate: bool = True
     with_encoder: bool = False
     with_control: bool = False
+    with_ip_adapter: bool = False
     sheet: Path | None = None
     int8: Int8Options = field(default_factory=Int8Options)
     hints: Hints = NO_HINTS
@@ -136,6 +139,7 @@ class _Builder:
         self.export_errors: dict[str, float] = {}
         self.is_cut = False
         self.plan: Plan | None = None
+        self.ip_layers: list[IpLayer] | None = None
         write_tokenizer(source.tokenizer, self.pack / "tokenizer.json", source.pad_token)
         self.tokenizer_2 = _second_tokenizer(source)
 
@@ -151,6 +155,8 @@ class _Builder:
         self.is_cut = cut_decoder(self.graphs["vae_decoder"])
         if self.options.with_control:
             add_control(self.graphs["unet"])
+        if self.options.with_ip_adapter:
+            self.ip_layers = self._look_at_pictures()
         manifest = self._manifest({}, 0)
         self.report = empty_report(self.export_errors)
         if self.options.evaluate:
@@ -159,6 +165,13 @@ class _Builder:
         manifest = attach(self.pack, manifest, self.report)
         write_manifest(self.pack, manifest)
         return manifest
+
+    def _look_at_pictures(self) -> list[IpLayer]:
+        """Write the denoiser's graphs that also take what IP-Adapters tell; the layers that do."""
+        unet, depths = self.graphs["unet"], transformer_depths(self.source.configs["unet"])
+        graphs = [unet, unet.with_name(CONTROL)] if self.options.with_control else [unet]
+        *_, layers = [add_image_prompt(graph, depths) for graph in graphs]
+        return layers
 
     def _make_float(self, role: str) -> None:
         graph = self.float_graphs[role]
@@ -288,6 +301,7 @@ class _Builder:
             latent_downscale=s.latent_downscale,
             latent_scale=s.latent_scale,
             guidance_embedding_dim=s.guidance_embedding_dim,
+            ip_layers=self.ip_layers,
             defaults=default_settings(s, self.given),
             sizes=default_sizes(s, self.given),
             target=self.options.int8.target if int8 else "any",
@@ -302,9 +316,11 @@ class _Builder:
         entries = {role: self._entry(role, real) for role in self.roles}
         parts = {"vae_decoder_head": HEAD, "vae_decoder_tail": TAIL} if real and self.is_cut else {}
         found = entries | {role: self._entry("vae_decoder", real, name) for role, name in parts.items()}
-        if real and self.options.with_control:
-            found["unet_control"] = self._entry("unet", real, CONTROL)
-        return found
+        more = {"unet_control": CONTROL} if self.options.with_control else {}
+        if self.options.with_ip_adapter:
+            denoisers = {"unet": "model.onnx", **more}
+            more |= {f"{role}_ip": IMAGE[name] for role, name in denoisers.items()}
+        return found | {role: self._entry("unet", real, name) for role, name in more.items() if real}
 
     def _entry(self, role: str, real: bool, graph: str = "model.onnx") -> GraphEntry:
         name = f"{role}/{graph}"

@@ -20,11 +20,12 @@ from ..diffusion.schedulers import Scheduler
 from ..errors import EngineError
 from ..pack import Pack
 from .areas import blended, has_areas, with_counterparts
-from .conditioning import Conditioning, Encoding, controlled_like, feeds_of
+from .conditioning import Conditioning, Encoding, controlled_like, feeds_of, image_feeds
 from .control import CONTROLLED, residuals_of
 from .decoding import WHOLE, decode, run_decoder
 from .feathering import decode_three_ways
 from .graphtimes import Pace
+from .imageprompt import LOOKING, ImagePrompt
 from .lora.merge import LoraSet, LoraUse
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
@@ -40,6 +41,7 @@ class Stages:
 
     Attributes:
         loras: what is merged into the weights.
+        image: the picture that goes with every prompt; None: none.
         decoding: how the last picture was decoded.
     Raises:
         PackError: the tokenizer is altered or not of CLIP type.
@@ -51,6 +53,7 @@ class Stages:
         self.memory = memory
         self.decoding = WHOLE
         self.loras: tuple[LoraUse, ...] = ()
+        self.image: ImagePrompt | None = None
         self.sessions = SessionCache(pack, provider, threads, memory)
         self.words = Words(pack, self.sessions)
 
@@ -67,6 +70,12 @@ class Stages:
         loras.check(self.pack)
         other.sessions = self.sessions.with_loras(loras)
         other.words = Words(self.pack, other.sessions)
+        return other
+
+    def with_image(self, image: ImagePrompt) -> Stages:
+        """The same pack with a picture beside every prompt; the graphs are shared."""
+        other = copy.copy(self)
+        other.image = image
         return other
 
     def use(self, memory: MemoryMode) -> None:
@@ -111,6 +120,9 @@ class Stages:
             told = guidance_embedding(guidance, dim)
             conditioning = [replace(encoding, guidance=told) for encoding in conditioning]
             guidance = 1
+        if self.image is not None:
+            conditioning = [replace(encoding, image=self.image.wanted) for encoding in conditioning]
+            unconditional = unconditional and [replace(e, image=self.image.unwanted) for e in unconditional]
         if unconditional is not None and guidance != 1:
             unconditional = controlled_like(unconditional, conditioning)
             conditioning, unconditional = (
@@ -145,11 +157,14 @@ class Stages:
         """One run of the graph for latents (b, c, h, w) and as many encodings: float32 of their shape."""
         height, width = (side * self.pack.manifest.latent_downscale for side in latents.shape[2:])
         feeds = {"sample": latents, "timestep": np.array([timestep])} | feeds_of(encodings, width, height)
-        train = self.pack.manifest.num_train_timesteps
+        train, role = self.pack.manifest.num_train_timesteps, "unet"
         if heard := [c for c in encodings[0].controls if c.speaks_at(timestep, train)]:
+            role = CONTROLLED
             feeds |= residuals_of(heard, feeds, self.memory)
-            return self.sessions.get(CONTROLLED).output(feeds, "out_sample", latents.shape)
-        return self.sessions.get("unet").output(feeds, "out_sample", latents.shape)
+        if seen := image_feeds(encodings, timestep, train):
+            role += LOOKING
+            feeds |= seen
+        return self.sessions.get(role).output(feeds, "out_sample", latents.shape)
 
     def unscaled(self, latents: np.ndarray) -> np.ndarray:
         """The denoiser's latents as the autoencoder has them. Raises EngineError when they are no numbers."""
