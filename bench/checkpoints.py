@@ -1,11 +1,12 @@
 """Checkpoints of full size with random weights, to measure speed and memory where no real one is at hand.
 
-    python bench/checkpoints.py sd15|sdxl-turbo|tiny-sd15 FOLDER [--kl]
+    python bench/checkpoints.py sd15|sdxl-turbo|tiny-sd15 FOLDER [--kl] [--fp16]
 
 Layouts are those of the published configurations (runwayml/stable-diffusion-v1-5, stabilityai/sdxl-turbo,
 madebyollin/taesd); words are split by the built-in pack's tokenizer. `tiny-sd15` is SD 1.5 with a quarter of
 the channels, for trying things out. The autoencoder is the tiny one, with --kl the checkpoints' own.
-FOLDER/done says that all is written. Needs the dev environment; sd15 takes 4 GB of disk, sdxl-turbo 14 GB.
+Weights are made module by module, so that memory stays below 1 GB. FOLDER/done says that all is written.
+Needs the dev environment; sd15 takes 4 GB of disk, sdxl-turbo 14 GB, and half of it with --fp16.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,13 @@ from diffusers import (
     EulerDiscreteScheduler,
     UNet2DConditionModel,
 )
-from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 TOKENIZER = Path(__file__).resolve().parent.parent / "edgegen/packs/pocket/tokenizer.json"
+WEIGHTS = "diffusion_pytorch_model", "model"  # of diffusers, of transformers
+EMBEDDING_STD = 0.02  # CLIP's
+DTYPES = {torch.float32: "F32", torch.float16: "F16"}
 VOCABULARY = 49408  # CLIP's, so that the embedding table has its true size
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -62,13 +67,14 @@ def main() -> None:
     parser.add_argument("layout", choices=("sd15", "sdxl-turbo", "tiny-sd15"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kl", action="store_true", help="the KL autoencoder (default: the tiny one)")
+    parser.add_argument("--fp16", action="store_true", help="weights in half precision, as `.fp16.` files")
     args = parser.parse_args()
-    write(args.layout, args.folder, args.kl)
+    write(args.layout, args.folder, args.kl, torch.float16 if args.fp16 else torch.float32)
 
 
 @torch.no_grad()
-def write(layout: str, folder: Path, kl: bool) -> None:
-    """Write a checkpoint in the diffusers layout, float32; a part that is there already stays."""
+def write(layout: str, folder: Path, kl: bool, dtype: torch.dtype = torch.float32) -> None:
+    """Write a checkpoint in the diffusers layout; a part that is there already stays."""
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(folder / "tokenizer")
@@ -76,7 +82,7 @@ def write(layout: str, folder: Path, kl: bool) -> None:
         write_tokenizer(folder / "tokenizer_2")
     for name, make in parts(layout, kl).items():
         if not any((folder / name).glob("*config.json")):
-            save(make(), folder / name)
+            save(name, make, folder / name, dtype)
             print(f"{folder / name}", flush=True)
     index = {
         "_class_name": "StableDiffusionXLPipeline" if layout == "sdxl-turbo" else "StableDiffusionPipeline"
@@ -85,14 +91,61 @@ def write(layout: str, folder: Path, kl: bool) -> None:
     (folder / "done").touch()
 
 
-def save(model: Any, folder: Path) -> None:
-    """As published: text encoders' weights are named `text_model.`, which newer transformers leave out."""
-    model.save_pretrained(folder)
-    if isinstance(model, CLIPTextModel | CLIPTextModelWithProjection):
-        path = folder / "model.safetensors"
-        weights = load_file(path).items()
-        named = {name if name.startswith("text_") else f"text_model.{name}": w for name, w in weights}
-        save_file(named, path, {"format": "pt"})
+def save(name: str, make: Any, folder: Path, dtype: torch.dtype) -> None:
+    """As published, the configuration last: it says that the weights are whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == "scheduler":
+        make().save_config(folder)
+        return
+    with torch.device("meta"):
+        model = make()
+    is_clip = isinstance(model, CLIPTextModel | CLIPTextModelWithProjection)
+    kind = ".fp16" if dtype == torch.float16 else ""
+    write_weights(model, folder / f"{WEIGHTS[is_clip]}{kind}.safetensors", dtype, is_clip)
+    if is_clip:
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(folder)
+    else:
+        model.save_config(folder)
+
+
+def write_weights(model: nn.Module, path: Path, dtype: torch.dtype, is_clip: bool) -> None:
+    """A safetensors file (github.com/huggingface/safetensors, "Format") of a model on the meta device."""
+    header, end = {}, 0
+    for name, tensor in model.named_parameters():
+        start, end = end, end + tensor.numel() * dtype.itemsize
+        header[stored_name(name, is_clip)] = {
+            "dtype": DTYPES[dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header | {"__metadata__": {"format": "pt"}}).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, tensor in filled(model):
+            file.seek(8 + len(text) + header[stored_name(name, is_clip)]["data_offsets"][0])
+            file.write(tensor.detach().to(dtype).numpy().tobytes())
+
+
+def stored_name(name: str, is_clip: bool) -> str:
+    """Text encoders' weights are named `text_model.`, which newer transformers leave out."""
+    return f"text_model.{name}" if is_clip and not name.startswith("text_") else name
+
+
+def filled(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter with random values, its module's alone in memory."""
+    for prefix, module in model.named_modules():
+        names = [name for name, _ in module.named_parameters(recurse=False)]
+        if not names:
+            continue
+        module.to_empty(device="cpu", recurse=False)
+        if isinstance(module, nn.Embedding):
+            module.weight.normal_(std=EMBEDDING_STD)
+        else:
+            module.reset_parameters()
+        yield from ((f"{prefix}.{name}" if prefix else name, getattr(module, name)) for name in names)
+        module.to_empty(device="meta", recurse=False)
 
 
 def parts(layout: str, kl: bool) -> dict[str, Any]:
@@ -114,7 +167,10 @@ def parts(layout: str, kl: bool) -> dict[str, Any]:
         ),
         "text_encoder": lambda: CLIPTextModel(clip(CLIP_L, hidden_act="quick_gelu")),
         "unet": lambda: UNet2DConditionModel(
-            block_out_channels=channels, cross_attention_dim=768, sample_size=64
+            block_out_channels=channels,
+            cross_attention_dim=768,
+            norm_num_groups=32 // divide,
+            sample_size=64,
         ),
         "vae": vae,
     }

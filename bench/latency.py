@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median, quantiles
 from typing import IO, Any
@@ -24,6 +24,7 @@ import paho.mqtt.client as paho
 from idle_front import broker
 
 PATIENCE_S = 120.0
+SYNCS = 200
 BASE = "edgegen/bench"
 CONFIG = """
 [node]
@@ -45,20 +46,26 @@ home_assistant = false
 
 
 class Listener:
-    """When each message of the device came, by topic and state."""
+    """When each message of the device came, by topic and state.
 
-    def __init__(self, port: int):
+    Args:
+        asks_elsewhere: publish over a connection of its own. A client that publishes with QoS 1 and listens
+            over one connection waits up to 40 ms for its own kernel: it answers the broker's PUBACK with
+            nothing, so its confirmation is delayed, and the broker holds the next small packet back for that
+            long unless it sets TCP_NODELAY (mosquitto: `set_tcp_nodelay true`).
+    """
+
+    def __init__(self, port: int, asks_elsewhere: bool = True):
         self.at: dict[tuple[str, str], float] = {}
         self.sent: dict[str, float] = {}
         self._changed = threading.Condition()
-        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
-        self._client.on_connect = lambda *_: self._client.subscribe(f"{BASE}/#", 1)
-        self._client.on_message = self._note
-        self._client.on_socket_open = lambda _c, _d, s: s.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-        )
-        self._client.connect("127.0.0.1", port)
-        self._client.loop_start()
+        listening = connected(port, self._note)
+        self._clients = [listening, connected(port)] if asks_elsewhere else [listening]
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.disconnect()
+            client.loop_stop()
 
     def _note(self, _client: object, _data: object, message: paho.MQTTMessage) -> None:
         now, topic = time.monotonic(), message.topic
@@ -76,7 +83,7 @@ class Listener:
     def publish(self, job_id: str, **fields: object) -> None:
         self.sent[job_id] = time.monotonic()
         payload = json.dumps({"id": job_id, "prompt": "a red apple", **fields})
-        self._client.publish(f"{BASE}/generate", payload, qos=1)
+        self._clients[-1].publish(f"{BASE}/generate", payload, qos=1)
 
     def wait(self, *key: str) -> float:
         """When it came; waits for it."""
@@ -84,6 +91,23 @@ class Listener:
             if not self._changed.wait_for(lambda: key in self.at, PATIENCE_S):
                 sys.exit(f"nothing came within {PATIENCE_S:g} s: {key}")
             return self.at[key]
+
+
+def connected(port: int, note: Callable[..., object] | None = None) -> paho.Client:
+    """A client that is there; with `note` one that has subscribed to all that the device says."""
+    client, is_ready = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5), threading.Event()
+    client.on_socket_open = lambda _c, _d, s: s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if note:
+        client.on_message = note
+        client.on_connect = lambda *_: client.subscribe(f"{BASE}/#", 1)
+        client.on_subscribe = lambda *_: is_ready.set()
+    else:
+        client.on_connect = lambda *_: is_ready.set()
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    if not is_ready.wait(PATIENCE_S):
+        sys.exit(f"the broker does not answer within {PATIENCE_S:g} s")
+    return client
 
 
 def main() -> None:
@@ -95,6 +119,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=200.0, help="messages a second (default 200)")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long to publish (default 5)")
     parser.add_argument("--jobs", type=int, default=20, help="jobs one after the other (default 20)")
+    parser.add_argument("--pause", type=float, default=0.2, help="seconds between them (default 0.2)")
     parser.add_argument("--long-jobs", type=int, default=5, help="jobs of a second and more (default 5)")
     parser.add_argument("--long-steps", type=int, default=100, help="steps of those (default 100)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -104,28 +129,45 @@ def main() -> None:
         config = Path(folder) / "config.toml"
         pack_dir = args.pack_dir.resolve()
         config.write_text(CONFIG.format(folder=folder, port=port, pack=args.pack, pack_dir=pack_dir))
-        found = measure(config, Listener(port), args)
+        found = measure(config, port, args)
     for name, value in found.items():
         print(json.dumps(found) if args.json else f"{name}: {value}")
         if args.json:
             break
 
 
-def measure(config: Path, listener: Listener, args: argparse.Namespace) -> dict[str, float]:
+def measure(config: Path, port: int, args: argparse.Namespace) -> dict[str, float]:
     """Milliseconds, by what they are of."""
-    found: dict[str, float] = {}
+    found = fsync_alone(config.parent)
+    listener = Listener(port)
     began = time.monotonic()
     with front(config, "--front-only"):
         found["start to online, ms"] = ms(listener.wait(f"{BASE}/availability", "online") - began)
         found |= offered(listener, args.rate, args.seconds)
-    listener.at.clear()
+    listener.close()
     for path in (config.parent / "data").glob("edgegen.db*"):  # those jobs are not what is measured next
         path.unlink()
     with front(config, "--front-only"), timed_engine(config) as pictures:
+        listener = Listener(port)
         listener.wait(f"{BASE}/availability", "online")
-        found |= one_by_one(listener, args.jobs, pictures)
+        found |= one_by_one(listener, args.jobs, args.pause, pictures)
         found |= long_ones(listener, args.long_jobs, args.long_steps, pictures)
+        listener.close()
+        found |= one_connection(port, args.jobs, args.pause, pictures)
     return found
+
+
+def fsync_alone(folder: Path) -> dict[str, float]:
+    """What a commit costs at least, here and now: 4 pages at the end of a file, and fsync."""
+    waits = []
+    with (folder / "fsync").open("wb", buffering=0) as file:
+        for _ in range(SYNCS):
+            file.write(bytes(16384))
+            began = time.monotonic()
+            os.fsync(file.fileno())
+            waits.append(time.monotonic() - began)
+            time.sleep(0.005)
+    return {"fsync alone p50, ms": ms(median(waits)), "fsync alone p99, ms": ms(p99(waits))}
 
 
 def offered(listener: Listener, rate: float, seconds: float) -> dict[str, float]:
@@ -136,27 +178,43 @@ def offered(listener: Listener, rate: float, seconds: float) -> dict[str, float]
         time.sleep(max(0.0, began + number / rate - time.monotonic()))
         listener.publish(name)
     waits = [listener.wait(name, "queued") - listener.sent[name] for name in names]
-    return {
-        "publish to queued p50, ms": ms(median(waits)),
-        "publish to queued p99, ms": ms(quantiles(waits, n=100)[98]),
-    }
+    return {"publish to queued p50, ms": ms(median(waits)), "publish to queued p99, ms": ms(p99(waits))}
 
 
-def one_by_one(listener: Listener, jobs: int, pictures: IO[str]) -> dict[str, float]:
+def one_by_one(listener: Listener, jobs: int, pause: float, pictures: IO[str]) -> dict[str, float]:
     """An idle device gets one job after the other; the first one loads the graphs and does not count."""
     first, last = [], []
     for number in range(jobs + 1):
-        listener.publish(f"j{number}", steps=2)
-        done = listener.wait(f"j{number}", "done")
-        image = listener.wait("image", str(number))
+        time.sleep(pause)
+        took_first, image = asked(listener, f"j{number}", number)
         drawn = json.loads(pictures.readline())
         if number:
-            first.append(listener.at.get((f"j{number}", "running1"), done) - listener.sent[f"j{number}"])
+            first.append(took_first)
             last.append(image - drawn["decoded"])
     return {
         "publish to first step done p50, ms": ms(median(first)),
         "picture decoded to published p50, ms": ms(median(last)),
     }
+
+
+def one_connection(port: int, jobs: int, pause: float, pictures: IO[str]) -> dict[str, float]:
+    """The same, heard by a client that asks over the connection by which it listens."""
+    listener, first = Listener(port, asks_elsewhere=False), []
+    listener.wait("image", "0")  # retained, of an earlier job
+    for number in range(jobs):
+        time.sleep(pause)
+        first.append(asked(listener, f"o{number}", number + 1)[0])
+        pictures.readline()
+    listener.close()
+    return {"publish to first step done, over the listener's connection, p50, ms": ms(median(first))}
+
+
+def asked(listener: Listener, name: str, number: int) -> tuple[float, float]:
+    """Seconds until the first of a job's two steps, and when its picture came, the `number`th heard of."""
+    listener.publish(name, steps=2)
+    done = listener.wait(name, "done")
+    image = listener.wait("image", str(number))
+    return listener.at.get((name, "running1"), done) - listener.sent[name], image
 
 
 def long_ones(listener: Listener, jobs: int, steps: int, pictures: IO[str]) -> dict[str, float]:
@@ -201,6 +259,10 @@ class front:
     def __exit__(self, *_exc: object) -> None:
         self._process.terminate()
         self._process.wait()
+
+
+def p99(waits: list[float]) -> float:
+    return quantiles(waits, n=100)[98]
 
 
 def ms(seconds: float) -> float:

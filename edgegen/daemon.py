@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Protocol
 
-from .config.files import data_dir, database_path, gallery_dir, run_dir, socket_path, workflow_dir
-from .config.reload import (
-    ENGINE_SECTIONS,
-    FRONT_ENDS,
-    ConfigSource,
-    LiveConfig,
-    touches,
+from .config.files import (
+    data_dir,
+    database_path,
+    embedding_dir,
+    gallery_dir,
+    run_dir,
+    socket_path,
+    workflow_dir,
 )
+from .config.reload import FRONT_ENDS, ConfigSource, LiveConfig, concerns_engine, touches
 from .jobs.admission import Admission, RateLimiter, prompt_rules
+from .jobs.closing import Closing
 from .jobs.diskspace import DiskReserve
 from .jobs.enginedesk import EngineDesk
 from .jobs.gallery import CONTENT_TYPES, SUFFIXES, Gallery
@@ -41,6 +43,9 @@ from .settings import MqttSettings, Settings
 log = logging.getLogger(__name__)
 
 FRONTEND_RETRY_S = 30.0
+# The unit has 30 s (TimeoutStopSec), the stages 24 together.
+END_WITHIN_S = 27.0
+ENGINE_ENDS_S, HUB_ENDS_S, FRONT_ENDS_END_S, QUEUE_ENDS_S = 11.0, 3.0, 8.0, 2.0
 ORPHAN_RETRY_S = 1.0
 
 
@@ -61,7 +66,7 @@ def run_front(settings: Settings | None, *, with_engine: bool, source: ConfigSou
         ConfigError: the control socket's path is too long.
     """
     wakeup = Wakeup()
-    stop = StopRequest(wakeup)
+    stop = StopRequest(wakeup, END_WITHIN_S)
     stop.install()
     reload = ReloadRequest(wakeup)
     if source:
@@ -69,8 +74,9 @@ def run_front(settings: Settings | None, *, with_engine: bool, source: ConfigSou
         settings = settings or wait_in_safe_mode(source, wakeup, stop, reload)
     if settings:
         live = LiveConfig(settings, source)
-        with ExitStack() as closing:
+        with Closing() as closing:
             serve(live, with_engine, wakeup, stop, reload, closing)
+        closing.leave_if_stuck()
     return 0
 
 
@@ -80,22 +86,24 @@ def serve(
     wakeup: Wakeup,
     stop: StopRequest,
     reload: ReloadRequest,
-    closing: ExitStack,
+    closing: Closing,
 ) -> None:
     """Everything the front is made of. What `closing` gets last, ends first."""
     settings = live.settings
     notifier = SystemdNotifier()
     queue = JobQueue(database_path(settings.node), settings.queue, outbox=result_outbox(settings.mqtt))
-    closing.callback(queue.close)
+    closing.add("the queue", queue.close, QUEUE_ENDS_S)
     gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
     reserve = DiskReserve((data_dir(settings.node), gallery.folder), settings.gallery, gallery.make_room)
-    admission = Admission(prompt_rules(settings.prompts), RateLimiter(settings.rate))
+    rates, embeddings = RateLimiter(settings.rate), embedding_dir(settings)
+    admission = Admission(prompt_rules(settings.prompts), rates, embeddings)
     service = JobService(queue, gallery, reserve=reserve, admission=admission)
 
     results = OutboxReader(queue.database)
     presses = Presses()
     front_ends = FrontEnds(front_end_builders(settings, service, results, presses))
-    closing.callback(front_ends.close)  # after the hub: whatever an engine still says is passed on
+    # After the hub: whatever an engine still says is passed on.
+    closing.add("the front ends", front_ends.close, FRONT_ENDS_END_S)
 
     supervisor: Supervisor | None = None
     desk = EngineDesk(
@@ -110,7 +118,7 @@ def serve(
     about = lambda: {"config": live.describe()}  # noqa: E731
     hub = Hub(socket_path(settings.node), service, submit, desk.hear, about)
     hub.open()
-    closing.callback(hub.close)
+    closing.add("the hub", hub.close, HUB_ENDS_S)
 
     front_ends.start_missing()  # before anything happens that they must hear of
     hub.start()
@@ -120,10 +128,10 @@ def serve(
     if with_engine:
         supervisor = Supervisor(settings.model_dump_json(), desk.bury, settings.engine.step_timeout_s)
         supervisor.start()
-        closing.callback(supervisor.close)
+        closing.add("the engine", supervisor.close, ENGINE_ENDS_S)
 
     notifier.ready("serving")
-    closing.callback(notifier.stopping)
+    closing.add("the notice to systemd", notifier.stopping, 1.0)
 
     def take_over() -> None:
         changed = live.reload()
@@ -131,7 +139,7 @@ def serve(
         gallery.settings = reserve.settings = live.settings.gallery
         renew_admission(admission, live.settings, changed)
         front_ends.renew(front_end_builders(live.settings, service, results, presses), changed)
-        if touches(ENGINE_SECTIONS, changed):
+        if concerns_engine(changed):
             if supervisor:
                 supervisor.renew(live.settings.model_dump_json(), live.settings.engine.step_timeout_s)
             hub.retire_engine()
@@ -142,6 +150,7 @@ def serve(
 def renew_admission(admission: Admission, settings: Settings, changed: Sequence[str]) -> None:
     """Lists are read again at every reload, their files may have changed; buckets with their rates."""
     admission.prompts = prompt_rules(settings.prompts)
+    admission.embeddings = embedding_dir(settings)
     if touches(("rate",), changed):
         admission.rates = RateLimiter(settings.rate)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 from .config.files import database_path, gallery_dir, salvaged_settings, socket_path
 from .config.reload import ConfigSource
 from .errors import ConfigError, EdgegenError, Problem
+from .jobs.closing import Closing
 from .jobs.gallery import Gallery
 from .jobs.hub import Hub
 from .jobs.queue import JobQueue
@@ -20,6 +20,8 @@ from .jobs.wire import Message
 from .settings import Settings
 
 log = logging.getLogger(__name__)
+
+ENDS_S = 3.0  # queue and hub, each
 
 
 class SafeMode(EdgegenError):
@@ -44,15 +46,16 @@ def wait_in_safe_mode(
             source.sweep()
             return source.load()
         except ConfigError as err:
-            with ExitStack() as closing:
+            with Closing() as closing:
                 serve_safely(source, err.problems, closing, wakeup, stop, reload)
+            closing.leave_if_stuck()
     return None
 
 
 def serve_safely(
     source: ConfigSource,
     problems: Sequence[Problem],
-    closing: ExitStack,
+    closing: Closing,
     wakeup: Wakeup,
     stop: StopRequest,
     reload: ReloadRequest,
@@ -61,7 +64,7 @@ def serve_safely(
     settings = salvaged_settings(source.path)
     notifier = SystemdNotifier()
     queue = JobQueue(database_path(settings.node), settings.queue)
-    closing.callback(queue.close)
+    closing.add("the queue", queue.close, ENDS_S)
     service = JobService(queue, Gallery(gallery_dir(settings), queue.database, settings.gallery))
     said = [str(problem) for problem in problems]
 
@@ -70,7 +73,7 @@ def serve_safely(
 
     hub = Hub(socket_path(settings.node), service, refuse, about=lambda: about_safe_mode(said))
     hub.start()
-    closing.callback(hub.close)
+    closing.add("the hub", hub.close, ENDS_S)
     for line in said:
         log.error("safe mode: %s", line)
     log.error("safe mode: mend the configuration, then: systemctl reload edgegen-front (or SIGHUP)")

@@ -189,6 +189,11 @@ class WorkflowSettings(Section):
     lora_dir: Path | None = Field(
         None, description="Folder of LoRA files that LoraLoader reads; empty: data_dir/loras."
     )
+    embedding_dir: Path | None = Field(
+        None,
+        description="Folder of textual inversions (.safetensors) that prompts name as embedding:NAME; empty: "
+        "data_dir/embeddings.",
+    )
     folder: Path | None = Field(
         None,
         description="Folder of stored workflows, NAME.json each, that jobs may name; empty: "
@@ -217,6 +222,18 @@ class MqttSettings(Section):
     )
     tls: bool = Field(False, description="Speak TLS to the broker.")
     ca_file: Path | None = Field(None, description="CA certificate to trust; empty: the system's.")
+    cert_file: Path | None = Field(
+        None, description="This device's certificate, for brokers that ask for one; PEM, with its chain."
+    )
+    key_file: Path | None = Field(
+        None,
+        description="The certificate's key; empty: systemd credential edgegen.mqtt-key, or cert_file itself.",
+    )
+    key_password_file: Path | None = Field(
+        None,
+        description="File whose first line opens an encrypted key; empty: systemd credential "
+        "edgegen.mqtt-key-password.",
+    )
     keepalive_s: int = Field(30, ge=5, le=3600, description="Seconds between keep-alive packets.")
     session_expiry_s: int = Field(
         86_400, ge=0, le=4_294_967_295, description="Seconds the broker keeps our session while we are away."

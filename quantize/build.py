@@ -38,7 +38,7 @@ from .cut import HEAD, TAIL, cut_decoder
 from .defaults import PackDefaults, default_settings, default_sizes, pack_name, read_defaults
 from .export import export
 from .fp16 import convert_fp16
-from .graphs import graph_bytes, layers, load_graph, save_graph
+from .graphs import graph_bytes, layers, load_graph, save_graph, weights_read_from
 from .imageprompt import IMAGE, add_image_prompt, transformer_depths
 from .layertable import ADAPTABLE, write_layer_table
 from .onnximport import import_graph
@@ -452,9 +452,10 @@ def _converting(options: BuildOptions) -> dict[str, Any]:
 def copy_stamped(graph: Path, out: Path) -> None:
     """A float32 graph into a pack, saying by which edgegen."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    model = load_graph(graph)
-    stamp(model, __version__)
-    save_graph(model, out)
+    out = out.absolute()
+    with weights_read_from(graph) as model:
+        stamp(model, __version__)
+        save_graph(model, out)
 
 
 def _cpu_count() -> int:

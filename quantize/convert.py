@@ -11,7 +11,7 @@ from onnxruntime.quantization.calibrate import TensorsData
 
 from .calibrate import Records
 from .floatchoice import cheapest_to_keep
-from .graphs import load_graph, save_graph
+from .graphs import load_graph, save_graph, weights_read_from
 from .int8 import FORMATS, Target, quantize_layers, split_layers
 from .metrics import noise_ratio, ratio_db
 from .observe import Observations
@@ -155,12 +155,14 @@ class Int8Converter:
         return layer_noises(self._graph, self._seen, ranges, probes, self._format, self._crop)
 
     def _write(self, ranges: TensorsData, names: Sequence[str], out: Path) -> float:
-        model = quantize_layers(load_graph(self._graph), ranges, names, self._format)
-        for rule in rules_of("int8", self._options.without_rules):
-            rule.apply(model)
-        stamp(model, self._version)
-        save_graph(model, out)
-        del model
+        out = out.absolute()
+        with weights_read_from(self._graph) as model:
+            model = quantize_layers(model, ranges, names, self._format)
+            for rule in rules_of("int8", self._options.without_rules):
+                rule.apply(model)
+            stamp(model, self._version)
+            save_graph(model, out)
+            del model
         return noise_ratio(self._reference, first_outputs(out, self._judged))
 
 

@@ -9,6 +9,7 @@ speak of), and ONNX Runtime makes the same kernels of both. Attention is one nod
 from __future__ import annotations
 
 import gc
+import shutil
 import warnings
 from collections.abc import Collection
 from dataclasses import replace
@@ -18,7 +19,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir
-import onnxruntime as ort
 import torch
 from torch import nn
 from torch.onnx import symbolic_helper
@@ -28,6 +28,7 @@ from edgegen.errors import EdgegenError
 from .graphs import annotate_types, load_graph, save_graph
 from .metrics import relative_error
 from .rules.tune import tune
+from .runner import open_session
 from .source import Source
 from .specs import SPECS, GraphSpec
 
@@ -117,16 +118,17 @@ def tidy(path: Path, without_rules: Collection[str] = ()) -> dict[str, int]:
     Returns:
         Rule -> how often it fired, for those that did.
     """
-    model = onnx_ir.load(path)
+    traced = path.parent / "traced"
+    traced.mkdir()
+    for file in [p for p in path.parent.iterdir() if p.is_file()]:
+        file.rename(traced / file.name)
+    model = onnx_ir.load(traced / path.name)
     fired = tune(model, without_rules)
     proto = onnx_ir.serde.serialize_model(model)
-    onnx.load_external_data_for_model(proto, str(path.parent))
-    leftovers = [p for p in path.parent.iterdir() if p.is_file()]
     del model
-    for leftover in leftovers:
-        leftover.unlink()
-    save_graph(proto, path)
+    save_graph(proto, path, traced, consume=True)
     del proto
+    shutil.rmtree(traced)
     annotated = annotate_types(load_graph(path, weights=False))
     path.write_bytes(annotated.SerializeToString())
     return fired
@@ -155,7 +157,7 @@ def worst_error(
     Raises:
         ExportError: it is beyond `PARITY`.
     """
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = open_session(path)
     worst = 0.0
     for run, answer in zip(runs, wanted, strict=True):
         feeds = {name: tensor.numpy() for name, tensor in zip(spec.inputs, run, strict=True)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .graphs import load_graph, save_graph
+from .graphs import save_graph, weights_read_from
 from .rewrites import stamp, weights_as_fp16
 
 
@@ -17,8 +17,9 @@ def convert_fp16(graph: Path, out: Path, version: str) -> list[Path]:
     Returns:
         The files written.
     """
-    model = load_graph(graph)
-    weights_as_fp16(model)
-    stamp(model, version)
     out.parent.mkdir(parents=True, exist_ok=True)
-    return save_graph(model, out)
+    out = out.absolute()
+    with weights_read_from(graph) as model:
+        weights_as_fp16(model)
+        stamp(model, version)
+        return save_graph(model, out)

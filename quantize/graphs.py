@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto
-from onnx.external_data_helper import set_external_data
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.external_data_helper import set_external_data, uses_external_data
 
 PAGE = 4096
 CACHE_LINE = 64
@@ -16,26 +19,38 @@ PAGE_ALIGN_FROM = 64 * 1024
 LAYER_OPS = ("Conv", "MatMul", "Gemm")
 
 
-def save_graph(model: ModelProto, path: Path) -> list[Path]:
+def save_graph(
+    model: ModelProto, path: Path, beside: Path | None = None, consume: bool = False
+) -> list[Path]:
     """Write a graph and, in `<path>.data`, its weights: aligned, so that they can be memory-mapped.
 
     Weights of 64 KiB and more start on pages, the smaller ones on cache lines; what is below 1 KiB stays
     in the graph, but for what layers multiply with and add: a device can replace only what lies beside the
     graph. The model loses its weights by it.
 
+    Args:
+        beside: folder of weights that were left in their files (`load_graph` without weights), to be copied
+            one at a time. None: the working folder, see `weights_read_from`. Never that of `path` itself.
+        consume: remove each of those files once all that is wanted of it is copied, so that a disk need not
+            hold two copies of all.
     Returns:
         The files written.
     """
     data_path = path.with_name(path.name + ".data")
     files = [path]
     layer_tensors = _layer_tensors(model)
+    sources = _Sources(model, beside) if consume and beside else None
     with data_path.open("wb") as data:
         for tensor in model.graph.initializer:
-            raw = _raw_bytes(tensor)
+            raw = _raw_bytes(tensor, str(beside or ""))
+            if sources:
+                sources.read(tensor)
             if len(raw) < INLINE_BELOW and tensor.name not in layer_tensors:
+                _hold(tensor, raw)
                 continue
             offset = _pad(data, PAGE if len(raw) >= PAGE_ALIGN_FROM else CACHE_LINE)
             data.write(raw)
+            _hold(tensor, b"")  # the next line wants a tensor with bytes of its own
             set_external_data(tensor, data_path.name, offset=offset, length=len(raw))
             tensor.data_location = TensorProto.EXTERNAL
             tensor.ClearField("raw_data")
@@ -45,6 +60,33 @@ def save_graph(model: ModelProto, path: Path) -> list[Path]:
         data_path.unlink()
     path.write_bytes(model.SerializeToString())
     return files
+
+
+class _Sources:
+    """Files that weights are copied from; each is removed when the last of its weights was read."""
+
+    def __init__(self, model: ModelProto, folder: Path):
+        names = [_file_of(tensor) for tensor in model.graph.initializer]
+        self._left, self._folder = Counter(name for name in names if name), folder
+
+    def read(self, tensor: TensorProto) -> None:
+        """One of a file's weights was copied."""
+        if name := _file_of(tensor):
+            self._left[name] -= 1
+            if not self._left[name]:
+                (self._folder / name).unlink()
+
+
+def _file_of(tensor: TensorProto) -> str | None:
+    places = (item.value for item in tensor.external_data if item.key == "location")
+    return next(places, None) if uses_external_data(tensor) else None
+
+
+def _hold(tensor: TensorProto, raw: bytes) -> None:
+    """The bytes inside the tensor, wherever they were."""
+    tensor.raw_data = raw
+    tensor.data_location = TensorProto.DEFAULT
+    del tensor.external_data[:]
 
 
 def _layer_tensors(model: ModelProto) -> set[str]:
@@ -66,15 +108,29 @@ def _pad(data: object, alignment: int) -> int:
     return int(offset + padding)
 
 
-def _raw_bytes(tensor: TensorProto) -> bytes:
+def _raw_bytes(tensor: TensorProto, folder: str) -> bytes:
+    if uses_external_data(tensor):
+        return np.ascontiguousarray(numpy_helper.to_array(tensor, folder)).tobytes()
     if not tensor.HasField("raw_data"):
-        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name))
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
     return tensor.raw_data
 
 
 def load_graph(path: Path, weights: bool = True) -> ModelProto:
     """Read a graph, with or without the weights that lie beside it."""
     return onnx.load(str(path), load_external_data=weights)
+
+
+@contextlib.contextmanager
+def weights_read_from(graph: Path) -> Iterator[ModelProto]:
+    """A graph whose weights stay in their file: `numpy_helper.to_array` reads each when it is asked for.
+
+    For graphs beyond memory. ONNX looks for such weights in the working folder, which is the graph's while
+    the block runs: other paths must be absolute.
+    """
+    model = load_graph(graph, weights=False)
+    with contextlib.chdir(graph.parent):
+        yield model
 
 
 def initializers(model: ModelProto) -> dict[str, TensorProto]:

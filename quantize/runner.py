@@ -25,6 +25,7 @@ from edgegen.diffusion.tokenizer import ClipTokenizer
 from edgegen.pack import Manifest, Pack
 
 LARGE_BYTES = 10**9
+HUGE_BYTES = 4 * 10**9  # Stable Diffusion XL's denoiser in float32: 10.3 GB
 DRAWING_ROLES = ("text_encoder", "text_encoder_2", "unet", "vae_decoder")
 Feeds = dict[str, np.ndarray]
 Observer = Callable[[str, Feeds, Feeds], None]  # (role, inputs, outputs) of every run of a graph
@@ -90,7 +91,11 @@ def open_session(path: Path, threads: int = 0) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    if sum(file.stat().st_size for file in path.parent.iterdir()) > LARGE_BYTES:
+    size = sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())
+    if size > HUGE_BYTES:  # weights stay in their file: kernels would copy all of them
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    if size > LARGE_BYTES:
         options.enable_cpu_mem_arena = (
             False  # it grows by doubling: 0.7 GB of SD 1.5's 5.6, for no time gained
         )

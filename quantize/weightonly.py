@@ -15,7 +15,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
 
-from .graphs import initializers, load_graph, save_graph, weight_name
+from .graphs import initializers, save_graph, weight_name, weights_read_from
 from .rewrites import drop_unused_weights, int8_embeddings, stamp, weights_as_fp16
 
 WEIGHT_BITS = {"w8": 8, "w4": 4}  # by the pack's precision
@@ -27,14 +27,15 @@ _PACKERS = {4: quantize_matmul_4bits, 8: quantize_matmul_8bits}
 
 def convert_weight_only(graph: Path, out: Path, bits: int, version: str) -> None:
     """Write a float32 graph with its weights in 8 or 4 bits, embeddings in 8, all else large in FP16."""
-    model = load_graph(graph)
-    kept = weights_in_bits(model, bits)
-    int8_embeddings(model)
-    gathered = {name for node in model.graph.node if node.op_type == "Gather" for name in node.input}
-    weights_as_fp16(model, keep=kept | gathered)
-    stamp(model, version)
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_graph(model, out)
+    out = out.absolute()
+    with weights_read_from(graph) as model:
+        kept = weights_in_bits(model, bits)
+        int8_embeddings(model)
+        gathered = {name for node in model.graph.node if node.op_type == "Gather" for name in node.input}
+        weights_as_fp16(model, keep=kept | gathered)
+        stamp(model, version)
+        save_graph(model, out)
 
 
 def weights_in_bits(model: ModelProto, bits: int) -> set[str]:

@@ -49,12 +49,12 @@ class Parts:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-def text_encoder(kind: type, width: int) -> Any:
+def text_encoder(kind: type, width: int, layers: int = 2) -> Any:
     config = CLIPTextConfig(
         vocab_size=VOCABULARY,
         hidden_size=width,
         intermediate_size=2 * width,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=MAX_LENGTH,
         projection_dim=width,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgegen.frontends.mqtt.client import CREDENTIAL
+from edgegen.config.credentials import MQTT_KEY, MQTT_KEY_PASSWORD, MQTT_PASSWORD
 
 UNITS = Path(__file__).resolve().parent.parent / "systemd"
 pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd")
@@ -37,9 +37,10 @@ def test_the_units_are_locked_in(unit: str, most: float):
     assert done.returncode == 0, done.stdout
 
 
-def test_the_password_is_found_where_the_unit_puts_it():
+@pytest.mark.parametrize("name", [MQTT_PASSWORD, MQTT_KEY, MQTT_KEY_PASSWORD])
+def test_secrets_are_found_where_the_unit_puts_them(name):
     text = (UNITS / "edgegen-front.service").read_text()
-    assert f"LoadCredential={CREDENTIAL}" in text.splitlines()
+    assert f"LoadCredential={name}" in text.splitlines()
 
 
 def test_the_engine_reports_nothing_and_sees_nobody():

@@ -195,12 +195,13 @@ class JobAccess:
 
     def _admit(self, queue: JobQueue, request: JobRequest) -> None:
         """The same word lists and the same reserve as the daemon keeps."""
-        from edgegen.config.files import gallery_dir
-        from edgegen.jobs.admission import check_words, prompt_rules
+        from edgegen.config.files import embedding_dir, gallery_dir
+        from edgegen.jobs.admission import check_embeddings, check_words, prompt_rules
         from edgegen.jobs.diskspace import DiskReserve
         from edgegen.jobs.gallery import Gallery
 
         check_words(prompt_rules(self._settings.prompts), request)
+        check_embeddings(embedding_dir(self._settings), request)
         settings = self._settings.gallery
         gallery = Gallery(gallery_dir(self._settings), queue.database, settings)
         DiskReserve((self.database_path.parent, gallery.folder), settings, gallery.make_room).admit()

@@ -123,12 +123,14 @@ def get(app: App, key: str, as_json: bool, origin: bool) -> None:
 @config.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: ok, files, and the problems.")
+@click.option("--no-files", is_flag=True, help="Look at no certificate: the file is for another machine.")
 @pass_app
-def validate(app: App, file: Path | None, as_json: bool) -> None:
+def validate(app: App, file: Path | None, as_json: bool, no_files: bool) -> None:
     """Check FILE (default: the file in use), conf.d/*.toml beside it and the environment.
 
     Every problem is told at once with its file, line, key, value and what is allowed, also those that a
-    later file hides. Exit code 78 when there is one.
+    later file hides; so is what is wrong with the certificates and the key that mqtt.tls needs. Exit code 78
+    when there is one.
 
     \b
     Examples:
@@ -139,13 +141,32 @@ def validate(app: App, file: Path | None, as_json: bool) -> None:
     from edgegen.config.files import check_config
 
     path = file or app.config_file
-    problems = check_config(path)
+    problems = check_config(path) or ([] if no_files else certificate_problems(path))
     if as_json:
         say_json({"ok": not problems, "problems": [problem_json(p) for p in problems]})
         raise click.exceptions.Exit(ConfigError.exit_code if problems else 0)
     if problems:
         raise ConfigError(problems)
     say(f"{file_in_use(path)}: fine")
+
+
+def certificate_problems(path: Path | None) -> list[Problem]:
+    """What is wrong with the files of a TLS login, where the key that names each stands."""
+    import time
+
+    from edgegen.config.files import load_effective
+    from edgegen.config.problem import ConfigProblem
+    from edgegen.config.tlsfiles import CERT, certificates, tls_problems
+
+    effective = load_effective(path)
+    mqtt = effective.settings.mqtt
+    found = tls_problems(mqtt)
+    if not found and mqtt.enabled and mqtt.tls:
+        expired = [c for c in certificates(mqtt.cert_file)[:1] if c.days_left(time.time()) < 0]
+        found = [Problem(CERT, str(mqtt.cert_file), f"{mqtt.cert_file} has expired") for _ in expired]
+    origins = [effective.origin(*problem.field.split(".")) for problem in found]
+    pairs = zip(found, origins, strict=True)
+    return [ConfigProblem(p.field, p.value, p.message, origin) for p, origin in pairs]
 
 
 def problem_json(problem: Problem) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -185,6 +186,7 @@ def health_checks(settings: Settings, before: Settings) -> Iterator[Check]:
     from . import services
     from .doctor import guarded
 
+    yield from guarded("certificate", lambda: services.check_certificates(settings.mqtt, time.time()))
     yield from guarded("broker", lambda: [services.check_broker(settings.mqtt)])
     yield from guarded("pack", lambda: [services.check_pack(settings)[0]])
     if settings.engine == before.engine:

@@ -141,5 +141,6 @@ def service_checks(settings: Settings) -> Iterator[Check]:
 
     finding, runs = services.check_daemon(settings.node)
     yield finding
+    yield from services.check_certificates(settings.mqtt, time.time())
     yield services.check_broker(settings.mqtt)
     yield services.check_pins(settings.buttons, runs)

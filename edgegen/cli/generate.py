@@ -102,7 +102,9 @@ def generate(app: App, prompt: str | None, source: Path | None, **options: Any) 
     engine = app.settings.engine
     threads = engine.threads if options["threads"] is None else options["threads"]
     provider, memory = options["provider"] or engine.provider, options["memory"] or engine.memory
-    with open_pipeline(pack, provider, threads, memory) as pipeline:
+    from edgegen.config.files import embedding_dir
+
+    with open_pipeline(pack, provider, threads, memory, embedding_dir(app.settings)) as pipeline:
         made = draw_all(pipeline, wanted, paths, options["as_json"], open_preview(options["preview"], pack))
     if options["as_json"]:
         say_json({"pictures": made})
@@ -196,12 +198,12 @@ def open_preview(path: Path | None, pack: Pack) -> PreviewFile | None:
     return PreviewFile(path)
 
 
-def open_pipeline(pack: Pack, provider: str, threads: int, memory: str) -> TextToImage:
+def open_pipeline(pack: Pack, provider: str, threads: int, memory: str, embeddings: Path) -> TextToImage:
     import logging
 
     from edgegen.engine.pipeline import TextToImage
 
-    pipeline = TextToImage(pack, provider, threads, memory=memory)
+    pipeline = TextToImage(pack, provider, threads, memory=memory, embeddings=embeddings)
     log, choice, mode = logging.getLogger(__name__), pipeline.provider, pipeline.memory
     log.info("provider %s: %s", choice.name, choice.reason)
     log.info("memory mode %s: %s", mode.mode.name, mode.reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,16 @@ from edgegen.errors import EdgegenError, PackError, PinsError
 from .checks import Check
 
 if TYPE_CHECKING:
+    from edgegen.config.x509 import Certificate
     from edgegen.pack import Pack
     from edgegen.settings import ButtonSettings, EngineSettings, MqttSettings, NodeSettings, Settings
 
     from .machine import Roots
 
 BROKER_TIMEOUT_S = 5.0
+CERTIFICATE = "certificate"
+SOON_DAYS = 30
+RENEW = "put a new one in its place, then: systemctl reload edgegen-front"
 
 
 def check_pack(settings: Settings) -> tuple[Check, Pack | None]:
@@ -99,8 +104,10 @@ def check_broker(mqtt: MqttSettings, password: str | None = None) -> Check:
     try:
         reason = broker_answer(mqtt, password)
     except (OSError, ValueError) as err:
+        from edgegen.frontends.mqtt.handshake import why_unreachable
+
         advice = "check mqtt.host, mqtt.port, mqtt.tls and its files, and that the broker runs"
-        return Check("broker", "bad", f"{where}: {getattr(err, 'strerror', None) or err}", advice)
+        return Check("broker", "bad", f"{where}: {why_unreachable(err, mqtt, time.time())}", advice)
     if reason is None:
         advice = "is it an MQTT broker? with TLS, set mqtt.tls"
         return Check("broker", "bad", f"{where}: no answer in {BROKER_TIMEOUT_S:g} s", advice)
@@ -115,32 +122,71 @@ def broker_answer(mqtt: MqttSettings, password: str | None = None) -> str | None
     """The reason in the broker's CONNACK (`Success`, `Not authorized`, ...); None: no answer in time.
 
     Raises:
-        OSError: no connection, a failed TLS handshake, an unreadable CA file.
-        ConfigError: an unreadable password file.
+        OSError: no connection, a failed TLS handshake.
+        ConfigError: a file of the login cannot be used.
     """
     import secrets
 
     from paho.mqtt.enums import MQTTErrorCode
 
-    from edgegen.frontends.mqtt.client import new_client, read_password
+    from edgegen.frontends.mqtt.client import log_in_with, new_client
+    from edgegen.frontends.mqtt.handshake import alert_of
 
     said: list[str] = []
     name = f"edgegen-doctor-{secrets.token_hex(4)}"
     client = new_client(mqtt.protocol, name)
     client.on_connect = lambda _c, _u, _f, reason, _p: said.append(str(reason))
     client.connect_timeout = BROKER_TIMEOUT_S
-    if mqtt.username:
-        known = read_password(mqtt.password_file) if password is None else password
-        client.username_pw_set(mqtt.username, known)
-    if mqtt.tls:
-        client.tls_set(str(mqtt.ca_file.expanduser()) if mqtt.ca_file else None)
+    log_in_with(client, mqtt, password)
     deadline = time.monotonic() + BROKER_TIMEOUT_S
     client.connect(mqtt.host, mqtt.port)
     while not said and time.monotonic() < deadline:
         if client.loop(0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS and not said:
-            raise ConnectionError("the broker closed the connection")
+            alert = alert_of(mqtt, BROKER_TIMEOUT_S) if mqtt.tls else ""
+            raise ConnectionError(alert or "the broker closed the connection")
     client.disconnect()
     return said[0] if said else None
+
+
+def check_certificates(mqtt: MqttSettings, now: float) -> list[Check]:
+    """How long the certificates of a TLS login are good, and whether others could read the key.
+
+    Args:
+        now: Unix seconds.
+    """
+    from edgegen.config.tlsfiles import certificates, identity, is_open_to_all, tls_problems
+
+    if not mqtt.enabled or not (mqtt.tls or mqtt.cert_file):
+        return []
+    if not mqtt.tls:
+        said = "mqtt.cert_file is set, but mqtt.tls is not: nothing is encrypted, and nobody sees it"
+        return [Check(CERTIFICATE, "warn", said, "set mqtt.tls, and mqtt.port (8883 is usual)")]
+    if problems := tls_problems(mqtt):
+        return [Check(CERTIFICATE, "bad", str(problem)) for problem in problems]
+    found = [check_expiry("of the CA", certificate, now) for certificate in certificates(mqtt.ca_file)]
+    found += [
+        check_expiry("of this device", certificate, now) for certificate in certificates(mqtt.cert_file)[:1]
+    ]
+    ours = identity(mqtt)
+    if ours and is_open_to_all(ours.key):
+        said = f"{ours.key}: every user of this machine may read the key"
+        found.append(Check(CERTIFICATE, "warn", said, f"chmod o= {ours.key}"))
+    return found
+
+
+def check_expiry(whose: str, certificate: Certificate, now: float) -> Check:
+    """One certificate against the clock; warns a month ahead."""
+    days = certificate.days_left(now)
+    until = datetime.fromtimestamp(certificate.ends, UTC).strftime("%Y-%m-%d")
+    said = f"{whose}, {certificate.name or 'without a name'}: "
+    if now < certificate.begins:
+        begins = datetime.fromtimestamp(certificate.begins, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return Check(CERTIFICATE, "bad", f"{said}is good from {begins} only", "is the clock right?")
+    if days < 0:
+        return Check(CERTIFICATE, "bad", f"{said}has expired on {until}", RENEW)
+    if days < SOON_DAYS:
+        return Check(CERTIFICATE, "warn", f"{said}{days:.0f} days left, until {until}", RENEW)
+    return Check(CERTIFICATE, "ok", f"{said}{days:.0f} days left, until {until}")
 
 
 def check_pins(buttons: Sequence[ButtonSettings], daemon_runs: bool) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def ask_broker(draft: Draft, secret: Secret) -> None:
     if is_tls != was_tls and draft.settings.mqtt.port == usual[was_tls]:
         set_key(draft, "mqtt.port", usual[is_tls])
     if is_tls:
-        ask_key(draft, "mqtt.ca_file", "File of the CA's certificate", can_be_empty=True)
+        ask_tls_files(draft)
     ask_key(draft, "mqtt.port", "Port")
     ask_key(draft, "mqtt.username", "User", can_be_empty=True)
     if draft.settings.mqtt.username:
@@ -85,12 +86,34 @@ def ask_broker(draft: Draft, secret: Secret) -> None:
             set_key(draft, "mqtt.password_file", str(secret.keep(password)))
 
 
+def ask_tls_files(draft: Draft) -> None:
+    """Whom we trust and who we are; the key is asked about only where there is a certificate."""
+    from edgegen.config.tlsfiles import tls_problems
+
+    ask_key(draft, "mqtt.ca_file", "File of the CA's certificate", can_be_empty=True)
+    ask_key(draft, "mqtt.cert_file", "File of this device's certificate", can_be_empty=True)
+    if draft.settings.mqtt.cert_file is None:
+        set_key(draft, "mqtt.key_file", None)
+        return
+    ask_key(draft, "mqtt.key_file", "File of its key", can_be_empty=True)
+    if draft.settings.mqtt.key_password_file or "is encrypted" in str(tls_problems(draft.settings.mqtt)):
+        ask_key(draft, "mqtt.key_password_file", "File of the key's passphrase", can_be_empty=True)
+
+
 def broker_answers(draft: Draft, secret: Secret) -> bool:
     """Really logs in, with the password that was just typed."""
+    return told(broker_findings(draft, secret))
+
+
+def broker_findings(draft: Draft, secret: Secret) -> list[Check]:
+    """Certificates, then the login; one that must fail for its files is not tried."""
     from . import services
 
     mqtt = draft.settings.mqtt
-    return told(list(guarded("broker", lambda: [services.check_broker(mqtt, secret.typed_for(mqtt))])))
+    found = list(guarded("certificate", lambda: services.check_certificates(mqtt, time.time())))
+    if all(check.state != "bad" for check in found):
+        found += guarded("broker", lambda: [services.check_broker(mqtt, secret.typed_for(mqtt))])
+    return found
 
 
 def told(found: list[Check]) -> bool:
@@ -196,10 +219,7 @@ def pin_findings(draft: Draft) -> list[Check]:
 
 def all_findings(draft: Draft, secret: Secret) -> list[Check]:
     """What the steps check, at once: for answers that come from a file."""
-    from . import services
-
-    mqtt = draft.settings.mqtt
-    found = [*guarded("broker", lambda: [services.check_broker(mqtt, secret.typed_for(mqtt))])]
+    found = broker_findings(draft, secret)
     found += guarded("pack", lambda: pack_findings(draft))
     return found + list(guarded("pins", lambda: pin_findings(draft)))
 

@@ -243,6 +243,11 @@ def lora_dir(settings: Settings) -> Path:
     return (settings.workflow.lora_dir or data_dir(settings.node) / "loras").expanduser()
 
 
+def embedding_dir(settings: Settings) -> Path:
+    """Where embeddings of textual inversion are."""
+    return (settings.workflow.embedding_dir or data_dir(settings.node) / "embeddings").expanduser()
+
+
 def compiled_dir(node: NodeSettings) -> Path:
     """Where graphs are kept as a provider compiled them; may be emptied at any time."""
     return data_dir(node) / "compiled"

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError, Problem, StorageError
 from ..settings import Settings
+from .credentials import LOGIN_FILES, login_stamps
 from .files import chosen_file, load_settings
 from .trials import BootTime, boot_time, current_trial, sweep
 
@@ -20,6 +21,10 @@ FRONT_ENDS = {  # by name: the sections it is made of
     "buttons": ("buttons",),
 }
 ENGINE_SECTIONS = ("engine", "limits", "gallery", "mqtt", "guards", "workflow")  # what a new engine is told
+BROKER_ONLY = (  # keys of a section of the engine's that it has no use for: graphs stay loaded
+    *("mqtt.host", "mqtt.port", "mqtt.username", "mqtt.tls"),
+    *LOGIN_FILES,
+)
 AT_RESTART = ("node", "queue", "gallery.dir")
 
 
@@ -69,6 +74,7 @@ class LiveConfig:
         self.waiting: list[str] = []
         self._source = source
         self._on_trial = source.trial_left_s() is not None if source else False
+        self._stamps = login_stamps(settings.mqtt)
 
     def trial_left_s(self) -> float | None:
         """For the main loop: when to look again; 0 when a trial has just ended."""
@@ -85,6 +91,7 @@ class LiveConfig:
         self._on_trial = self._source.trial_left_s() is not None
         try:
             new = self._source.load()
+            check_login_files(new)
         except ConfigError as err:
             self.problems = err.problems
             for problem in err.problems:
@@ -92,6 +99,7 @@ class LiveConfig:
             return []
         self.problems = ()
         changed = changed_keys(self.settings, new)
+        changed += [key for key in self._renewed_files(new) if key not in changed]
         self.waiting = [key for key in changed if waits_for_restart(key)]
         live = [key for key in changed if not waits_for_restart(key)]
         self.settings = with_live_changes(self.settings, new)
@@ -101,6 +109,11 @@ class LiveConfig:
             log.warning("changed, but the daemon must start again for: %s", ", ".join(self.waiting))
         return live
 
+    def _renewed_files(self, new: Settings) -> list[str]:
+        """Keys whose file has another content by now, whatever its name."""
+        before, self._stamps = self._stamps, login_stamps(new.mqtt)
+        return [key for key, stamp in self._stamps.items() if stamp != before.get(key)]
+
     def describe(self) -> dict[str, Any]:
         """For `edgegen status`."""
         left = self._source.trial_left_s() if self._source else None
@@ -109,6 +122,19 @@ class LiveConfig:
             "waiting_for_restart": self.waiting,
             "trial_left_s": None if left is None else round(left),
         }
+
+
+def check_login_files(settings: Settings) -> None:
+    """When only half of a renewal is there, the connection that works is not given up for it.
+
+    Raises:
+        ConfigError: the certificate or the key for the broker cannot be used.
+    """
+    if settings.mqtt.enabled and settings.mqtt.tls:
+        from .tlsfiles import tls_problems  # loads ssl, which a front without a broker can do without
+
+        if problems := tls_problems(settings.mqtt):
+            raise ConfigError(problems)
 
 
 def changed_keys(old: Settings, new: Settings) -> list[str]:
@@ -140,3 +166,8 @@ def with_live_changes(old: Settings, new: Settings) -> Settings:
 def touches(sections: Sequence[str], changed: Sequence[str]) -> bool:
     """Whether one of the changed keys is in one of the sections."""
     return any(key.partition(".")[0] in sections for key in changed)
+
+
+def concerns_engine(changed: Sequence[str]) -> bool:
+    """Whether an engine that was told of the old settings would work otherwise than a new one."""
+    return touches(ENGINE_SECTIONS, [key for key in changed if key not in BROKER_ONLY])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .emphasis import emphasize, weighted_parts
-from .tokenizer import ClipTokenizer
+from .tokenizer import FIRST_VECTOR, ClipTokenizer
 from .webui import keep_mean, webui_sections
 
 COMFYUI, A1111 = "comfyui", "a1111"
@@ -46,13 +46,13 @@ def chunks_of(text: str, tokenizer: ClipTokenizer, syntax: str = COMFYUI) -> lis
     """At least one chunk, of at most `max_length - 2` tokens each."""
     room = tokenizer.max_length - 2
     if syntax == COMFYUI:
-        parts = [(tokenizer.tokens(part), weight) for part, weight in weighted_parts(text)]
+        parts = [(piece, weight) for part, weight in weighted_parts(text) for piece in tokenizer.pieces(part)]
         return _comfyui_chunks(parts, room)
     comma = tokenizer.tokens(",")
     found: list[Chunk] = []
     for section in webui_sections(text):
-        pairs = [(token, weight) for part, weight in section for token in tokenizer.tokens(part)]
-        found += _webui_chunks(pairs, room, comma[0] if len(comma) == 1 else -1)
+        units = [unit for part, weight in section for unit in _units(tokenizer.pieces(part), weight)]
+        found += _webui_chunks(units, room, comma[0] if len(comma) == 1 else -1)
     return found
 
 
@@ -87,14 +87,25 @@ def _pieces(tokens: list[int], first: int, room: int) -> Iterator[list[int]]:
         yield tokens[start : start + room]
 
 
-def _webui_chunks(pairs: Sequence[tuple[int, float]], room: int, comma: int) -> Iterator[Chunk]:
+def _units(pieces: Iterable[list[int]], weight: float) -> Iterator[tuple[list[int], float]]:
+    """What is never cut: a token, or all vectors of an embedding."""
+    for piece in pieces:
+        if piece and piece[0] >= FIRST_VECTOR:
+            yield piece, weight
+        else:
+            yield from (([token], weight) for token in piece)
+
+
+def _webui_chunks(units: Sequence[tuple[list[int], float]], room: int, comma: int) -> Iterator[Chunk]:
     chunk = Chunk()
-    for token, weight in pairs:
-        if len(chunk.tokens) == room:
-            rest = chunk.cut(_break_at(chunk.tokens, comma) if token != comma else room)
+    for tokens, weight in units:
+        is_vectors = tokens[0] >= FIRST_VECTOR
+        if len(chunk.tokens) + len(tokens) > room:
+            keep_whole = is_vectors or tokens[0] == comma
+            rest = chunk.cut(room if keep_whole else _break_at(chunk.tokens, comma))
             yield chunk
             chunk = rest
-        chunk.add([token], [weight])
+        chunk.add(tokens, [weight] * len(tokens))
     yield chunk
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 
 from .chunks import COMFYUI, parts_of
 from .tokenizer import ClipTokenizer
-
-_EMBEDDING = re.compile(r"(?<![\w:])embedding:[\w./-]+")
 
 
 def clean_prompt(text: str) -> str:
@@ -17,16 +14,6 @@ def clean_prompt(text: str) -> str:
         " " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cs")
     )
     return unicodedata.normalize("NFC", " ".join("".join(kept).split()))
-
-
-def embedding_problem(text: str) -> str | None:
-    """Why a text cannot be read as it is meant: it asks for a textual inversion; None when it does not."""
-    if (found := _EMBEDDING.search(text)) is None:
-        return None
-    return (
-        f"asks for {found[0][:60]!r}: textual inversion cannot be had here, for packs' text encoders take "
-        "words, not embeddings; leave it out"
-    )
 
 
 def token_problem(text: str, tokenizer: ClipTokenizer, syntax: str = COMFYUI) -> str | None:

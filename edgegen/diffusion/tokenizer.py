@@ -24,6 +24,8 @@ _CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 _SPACES = frozenset(
     "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 )
+FIRST_VECTOR = 1 << 31
+"""Ids from here on are no tokens but vectors of embeddings, see `inversion`."""
 _WORDS_REMEMBERED = 10_000
 
 
@@ -121,6 +123,10 @@ class ClipTokenizer:
     def tokens(self, text: str) -> list[int]:
         """All ids of a text, without start, end and padding. Special tokens in it are plain text."""
         return [token for word in split_words(normalize(text)) for token in self._word(word)]
+
+    def pieces(self, text: str) -> list[list[int]]:
+        """The same in the pieces that must be known apart; here it is but one."""
+        return [self.tokens(text)]
 
     def count(self, text: str) -> int:
         """How many tokens a text has, without start and end; `max_length - 2` fit."""
@@ -267,4 +273,4 @@ def _pad_id(data: dict[str, Any]) -> int | None:
 
 
 def _is_id(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**31
+    return type(value) is int and 0 <= value < FIRST_VECTOR

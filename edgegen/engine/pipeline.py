@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..diffusion.sampler import SamplerState, SamplerStep
 from ..diffusion.schedulers import make_scheduler
 from ..errors import BadRequest, EngineError, OutOfMemory, Problem
 from ..pack import Pack
+from .embeddings import EmbeddingFolder
 from .memorychoice import MemoryChoice, memory_for, memory_for_any
 from .providers import ProviderChoice, choose_provider
 from .request import GenerationSettings, noise_schedule, resolve_settings
@@ -71,6 +73,7 @@ class TextToImage:
         threads: for ONNX Runtime; 0: one per usable core.
         memory: `auto`, a mode's name, or a choice already made. `auto` looks again when the size changes.
         batch_guidance: run guidance's two passes as one batch of 2: more memory, on few cores no faster.
+        embeddings: folder of textual inversions; None: there are none.
     Raises:
         ProviderError: the provider asked for cannot run here.
         OutOfMemory: the pack does not fit, whatever the memory mode.
@@ -84,13 +87,14 @@ class TextToImage:
         threads: int = 0,
         batch_guidance: bool = False,
         memory: str | MemoryChoice = "auto",
+        embeddings: Path | None = None,
     ):
         self.pack = pack
         self.provider = choose_provider(provider) if isinstance(provider, str) else provider
         self._fits_sizes = memory == "auto"
         known = memory_for_any(pack.manifest, self.provider, memory) if isinstance(memory, str) else memory
         self.memory = known
-        self.stages = Stages(pack, self.provider, threads, self.memory.mode)
+        self.stages = Stages(pack, self.provider, threads, self.memory.mode, EmbeddingFolder(embeddings))
         self.sessions = self.stages.sessions
         self._batch_guidance = batch_guidance
         self._fitted = (0, 0)

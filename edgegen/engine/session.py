@@ -18,8 +18,9 @@ from .freememory import own_anonymous_mb
 from .graphtimes import GraphTimes
 from .lora.merge import LoraSet
 from .memory import FULL, MemoryMode, apply_mode, trim_malloc
-from .providers import ProviderChoice
+from .providers import ProviderChoice, choose_provider
 from .runtime import FATAL_ONLY, onnxruntime, usable_cores
+from .textgraph import TextEdit, TextGraph
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ DTYPES = {
     "tensor(bool)": np.bool_,
 }
 DECODER = "vae_decoder"
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+AS_IT_IS = TextEdit()
 _NO_MEMORY = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory", "cannot allocate memory")
 
 
@@ -142,6 +145,7 @@ def open_session(
     compiled: Path | None = None,
     is_float: bool = False,
     weights: Mapping[str, np.ndarray] | None = None,
+    edited: bytes | None = None,
 ) -> GraphSession:
     """Load a graph.
 
@@ -153,6 +157,7 @@ def open_session(
         compiled: folder where the provider finds and keeps what it compiled; the CPU provider needs none.
         is_float: whether the graph's layers compute in float; the sparing memory modes then copy no weights.
         weights: values in place of those in the data file, by name; of the same types and shapes.
+        edited: the graph's file as it is to be read instead; its weights lie where those of `path` do.
     Raises:
         OutOfMemory, EngineError: the graph does not load.
         ProviderError: the provider is not what runs it.
@@ -164,14 +169,17 @@ def open_session(
         if weights:
             values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(v)) for v in weights.values()]
             options.add_external_initializers(list(weights), values)
+        if edited is not None:
+            options.add_session_config_entry(WEIGHTS_FOLDER, str(path.parent.absolute()))
+        graph = str(path) if edited is None else edited
         if choice.devices:
             options.add_provider_for_devices(
                 list(choice.devices), choice.make_options(threads or usable_cores(), compiled)
             )
-            session = ort.InferenceSession(str(path), options)
+            session = ort.InferenceSession(graph, options)
         else:
             apply_mode(options, memory, is_float)
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as err:
         raise _readable(f"graph {name} does not load with provider {choice.name}", err) from err
     if choice.devices and choice.devices[0].ep_name not in session.get_providers():
@@ -232,10 +240,13 @@ class SessionCache:
         """The roles whose graphs are in memory."""
         return sorted(self._open)
 
-    def get(self, role: str) -> GraphSession:
-        """Raises PackError for a missing or altered graph, EngineError when it does not load, LoraError for a
+    def get(self, role: str, edit: TextEdit = AS_IT_IS) -> GraphSession:
+        """A graph, of a text encoder with a change. Of both one is in memory at a time.
+
+        Raises PackError for a missing or altered graph, EngineError when it does not load, LoraError for a
         LoRA that does not fit."""
-        key = self._loras.key(role) if self._loras else ()
+        loras = self._loras.key(role) if self._loras else ()
+        key = (loras, edit)
         opened, session = self._open.get(role, (None, None))
         if session is None or opened != key:
             if session is not None:
@@ -244,26 +255,28 @@ class SessionCache:
                 trim_malloc()  # before the merge takes as much again
             if not self._memory.keeps_graphs:
                 self.close()
-            session = self._load(role, changed=bool(key))
+            session = self._load(role, bool(loras), edit)
             self._open[role] = key, session
         return session
 
-    def _load(self, role: str, changed: bool) -> GraphSession:
+    def _load(self, role: str, changed: bool, edit: TextEdit) -> GraphSession:
         began = time.monotonic()
         path = self._pack.verify_graph(role)
         entry = self._pack.manifest.graphs[role]
         memory = self._memory.for_graph(sum(file.bytes for file in entry.files.values()))
         is_float = entry.precision in ("fp32", "fp16")
         weights = self._loras.merge(self._pack, role, self._threads) if changed and self._loras else None
+        edited = TextGraph.read(path, role).edited(edit) if edit else None
+        choice = choose_provider("cpu") if edit else self._choice  # text encoders are fast anywhere
 
         def load(folder: Path | None) -> GraphSession:
-            return open_session(path, self._choice, self._threads, role, memory, folder, is_float, weights)
+            return open_session(path, choice, self._threads, role, memory, folder, is_float, weights, edited)
 
-        if self._choice.compiled is None or weights:
+        if choice.compiled is None or weights:
             session = load(None)
         else:
-            key = cache_key([file.sha256 for file in entry.files.values()], self._choice.version)
-            session = self._choice.compiled.open(key, load)
+            key = cache_key([file.sha256 for file in entry.files.values()], choice.version)
+            session = choice.compiled.open(key, load)
         if weights:
             weights.clear()  # ONNX Runtime has its own copy
             trim_malloc()

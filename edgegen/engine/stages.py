@@ -23,6 +23,7 @@ from .areas import blended, has_areas, with_counterparts
 from .conditioning import Conditioning, Encoding, controlled_like, feeds_of, image_feeds
 from .control import CONTROLLED, residuals_of
 from .decoding import WHOLE, decode, run_decoder
+from .embeddings import EmbeddingFolder
 from .feathering import decode_three_ways
 from .graphtimes import Pace
 from .imageprompt import LOOKING, ImagePrompt
@@ -39,23 +40,36 @@ Prompts = tuple[Conditioning, Conditioning | None]
 class Stages:
     """A pack's graphs on a provider; they load when first needed and stay until `close`. Not thread-safe.
 
+    Args:
+        embeddings: where textual inversions are found; None: there are none.
+
     Attributes:
         loras: what is merged into the weights.
         image: the picture that goes with every prompt; None: none.
+        last_layer: where the text encoders end, see `clipskip`; None: where the denoiser was made for.
         decoding: how the last picture was decoded.
     Raises:
         PackError: the tokenizer is altered or not of CLIP type.
     """
 
-    def __init__(self, pack: Pack, provider: ProviderChoice, threads: int = 0, memory: MemoryMode = FULL):
+    def __init__(
+        self,
+        pack: Pack,
+        provider: ProviderChoice,
+        threads: int = 0,
+        memory: MemoryMode = FULL,
+        embeddings: EmbeddingFolder | None = None,
+    ):
         self.pack = pack
         self.provider = provider
         self.memory = memory
         self.decoding = WHOLE
         self.loras: tuple[LoraUse, ...] = ()
         self.image: ImagePrompt | None = None
+        self.last_layer: int | None = None
+        self.embeddings = embeddings or EmbeddingFolder(None)
         self.sessions = SessionCache(pack, provider, threads, memory)
-        self.words = Words(pack, self.sessions)
+        self.words = Words(pack, self.sessions, self.embeddings)
 
     def with_loras(self, *uses: LoraUse) -> Stages:
         """The same pack with these merged into its weights, on top of those it has already. The graphs are
@@ -69,7 +83,16 @@ class Stages:
         loras = LoraSet(other.loras)
         loras.check(self.pack)
         other.sessions = self.sessions.with_loras(loras)
-        other.words = Words(self.pack, other.sessions)
+        other.words = Words(self.pack, other.sessions, self.embeddings, self.last_layer)
+        return other
+
+    def with_last_layer(self, stop: int) -> Stages:
+        """The same pack with its text encoders ending at that layer, -1 being the whole model's last.
+
+        Raises EngineError: they cannot."""
+        other = copy.copy(self)
+        other.last_layer = stop
+        other.words = Words(self.pack, self.sessions, self.embeddings, stop)
         return other
 
     def with_image(self, image: ImagePrompt) -> Stages:

@@ -13,6 +13,7 @@ from ..pack import Pack, scan_packs
 from ..settings import LimitSettings
 from .clipvision import ClipVision
 from .control import ControlNet
+from .embeddings import EmbeddingFolder
 from .graphtimes import Pace
 from .imageprompt import IpAdapter
 from .lora.files import file_within, find_lora
@@ -34,6 +35,7 @@ class Workbench:
         checkpoints: checkpoint name -> pack name; `*` stands for every name not otherwise known.
         input_dir: where LoadImage finds pictures.
         lora_dir: where LoraLoader finds its files; None: a folder `loras` beside the input folder.
+        embedding_dir: where prompts find embeddings; None: a folder `embeddings` beside the input folder.
         memory: mode, `auto` or one of `memory.MODES`; chosen for each pack when its stages are made.
     """
 
@@ -47,10 +49,12 @@ class Workbench:
         threads: int = 0,
         memory: str = "auto",
         lora_dir: Path | None = None,
+        embedding_dir: Path | None = None,
     ):
         self.limits = limits
         self.input_dir = input_dir
         self.lora_dir = lora_dir or input_dir.with_name("loras")
+        self.embeddings = EmbeddingFolder(embedding_dir or input_dir.with_name("embeddings"))
         self._pack_folders = tuple(pack_folders)
         self._packs, self._broken = scan_packs(self._pack_folders)
         self._checkpoints = dict(checkpoints)
@@ -85,7 +89,8 @@ class Workbench:
         """The pack's stages, made once. Raises PackError, ProviderError, OutOfMemory."""
         if pack.name not in self._stages:
             memory = memory_for_any(pack.manifest, self._chosen(), self._memory)
-            self._stages[pack.name] = Stages(pack, self._chosen(), self._threads, memory.mode)
+            found = Stages(pack, self._chosen(), self._threads, memory.mode, self.embeddings)
+            self._stages[pack.name] = found
         return self._stages[pack.name]
 
     def component_for(self, kind: Kind, file: str) -> Component:

@@ -10,7 +10,8 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..errors import BlockedPrompt, ConfigError, Problem, RateLimited
+from ..diffusion.embeddingnames import embedding_problem
+from ..errors import BadRequest, BlockedPrompt, ConfigError, Problem, RateLimited
 from ..settings import PromptSettings, RateSettings
 from ..workflow import parse_workflow
 from .job import JobRequest
@@ -96,6 +97,8 @@ class PromptRules:
 
     def check(self, prompt: str) -> None:
         """Raises BlockedPrompt."""
+        if not (self._blocked or self._only_allowed):
+            return
         words = plain_words(prompt)
         if self._holds_blocked(words):
             raise BlockedPrompt("this device does not draw that: ask for something else")
@@ -131,23 +134,43 @@ class Admission:
 
     Attributes:
         prompts, rates: may be replaced while it runs.
+        embeddings: folder of textual inversions; None: prompts are not asked for theirs.
     """
 
-    def __init__(self, prompts: PromptRules | ClosedRules, rates: RateLimiter):
+    def __init__(
+        self, prompts: PromptRules | ClosedRules, rates: RateLimiter, embeddings: Path | None = None
+    ):
         self.prompts = prompts
         self.rates = rates
+        self.embeddings = embeddings
 
     def admit(self, request: JobRequest) -> None:
-        """Raises BlockedPrompt or RateLimited; a blocked prompt costs its trigger no token."""
+        """Raises BlockedPrompt, BadRequest or RateLimited; a refused prompt costs its trigger no token."""
         check_words(self.prompts, request)
+        if self.embeddings is not None:
+            check_embeddings(self.embeddings, request)
         self.rates.check(request.source)
 
 
 def check_words(rules: PromptRules | ClosedRules, request: JobRequest) -> None:
     """Every text of a request that says what to draw or not to draw. Raises BlockedPrompt."""
-    written = words_in(parse_workflow(request.workflow)) if request.workflow else []
-    for text in (request.prompt, request.negative_prompt, *written):
+    for text in _texts_of(request):
         rules.check(text)
+
+
+def check_embeddings(folder: Path, request: JobRequest) -> None:
+    """Whether the embeddings that prompts in ComfyUI's syntax name are there; whether they fit a pack, only
+    the engine knows. Raises BadRequest."""
+    if request.prompt_syntax == "a1111" and not request.workflow:
+        return  # there any words may be a name
+    found = (embedding_problem(text, folder) for text in _texts_of(request))
+    if problems := [Problem("prompt", None, problem) for problem in found if problem]:
+        raise BadRequest(problems)
+
+
+def _texts_of(request: JobRequest) -> tuple[str, ...]:
+    written = words_in(parse_workflow(request.workflow)) if request.workflow else []
+    return (request.prompt, request.negative_prompt, *written)
 
 
 def _phrases(texts: Iterable[str]) -> dict[int, set[tuple[str, ...]]]:

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import StorageError
+from .checkpointer import Checkpointer
 from .salvage import salvage
 
 log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 30.0
+MOST_PAGES = 4000  # of 4 KiB in the write-ahead log: then a commit copies them, whoever waits for it
 MIGRATIONS = (
     """
     CREATE TABLE jobs (
@@ -95,6 +97,7 @@ class Database:
         self._now = now
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._checkpointer = Checkpointer(path)
         self._inode = -1
         with self._lock, self._readable_errors():
             self._open()
@@ -111,6 +114,7 @@ class Database:
                 connection.rollback()
                 raise
             connection.commit()
+        self._checkpointer.note_commit()
 
     def rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
         """What a single SELECT finds."""
@@ -124,16 +128,20 @@ class Database:
 
     def close(self) -> None:
         """Safe to call twice."""
+        self._checkpointer.close()
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
     def _current(self) -> sqlite3.Connection:
         """The connection; a new one when another process has set the file aside."""
         if self._connection is None:
             raise StorageError(f"{self.path}: the database is closed")
-        if not self.path.exists() or self.path.stat().st_ino != self._inode:
+        if _inode(self.path) != self._inode:
             self._open()
         assert self._connection is not None
         return self._connection
@@ -155,7 +163,7 @@ class Database:
             raise StorageError(f"{err.filename or self.path}: {err.strerror or err}") from err
 
     def _open(self) -> None:
-        self.close()
+        self._hang_up()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._opening_lock():
             try:
@@ -187,6 +195,7 @@ class Database:
             connection.text_factory = _tolerant_text  # a flipped bit must not make a row unreadable
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_PAGES}")  # the checkpointer comes before
             self._check(connection)
             self._migrate(connection)
         except BaseException:
@@ -237,6 +246,14 @@ def set_fact(db: sqlite3.Connection, name: str, value: str | None) -> None:
     db.execute("DELETE FROM facts WHERE name = ?", (name,))
     if value is not None:
         db.execute("INSERT INTO facts (name, value) VALUES (?, ?)", (name, value))
+
+
+def _inode(path: Path) -> int | None:
+    """None: there is no such file."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _tolerant_text(data: bytes) -> str:

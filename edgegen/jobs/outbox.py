@@ -16,7 +16,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from ..settings import MqttSettings
 from .database import Database, add_to_fact
@@ -139,7 +139,7 @@ def outbox_counts(database: Database) -> dict[str, int]:
 
 def _dump(job: Job) -> str:
     told = replace(job, request=replace(job.request, workflow=None))  # no status says more than its name
-    return json.dumps(asdict(told), ensure_ascii=False, allow_nan=False)
+    return json.dumps({**vars(told), "request": vars(told.request)}, ensure_ascii=False, allow_nan=False)
 
 
 def damaged_job(job_id: str, state: str) -> Job:

@@ -10,7 +10,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import QueueFull, UnknownJob
@@ -73,12 +73,16 @@ class JobQueue:
         Returns what became of each; one that finds the queue full keeps none of the others out.
         """
         with self.database.transaction() as db:
-            return [self._enqueue(db, request) for request in requests]
+            waiting = db.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
+            outcomes = []
+            for request in requests:
+                outcomes.append(self._enqueue(db, request, waiting))
+                waiting += isinstance(outcomes[-1], Enqueued) and outcomes[-1].is_new
+            return outcomes
 
-    def _enqueue(self, db: sqlite3.Connection, request: JobRequest) -> Enqueued | QueueFull:
+    def _enqueue(self, db: sqlite3.Connection, request: JobRequest, waiting: int) -> Enqueued | QueueFull:
         if known := _find(db, request.id):
             return Enqueued(known, is_new=False)
-        waiting = db.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
         if waiting >= self._settings.max_jobs:
             return QueueFull(
                 f"{waiting} jobs are waiting and queue.max_jobs is {self._settings.max_jobs}: try later"
@@ -326,7 +330,7 @@ def _is_one(cursor: sqlite3.Cursor) -> bool:
 
 
 def _dump(request: JobRequest) -> str:
-    return json.dumps(asdict(request), ensure_ascii=False, allow_nan=False)
+    return json.dumps(vars(request), ensure_ascii=False, allow_nan=False)
 
 
 def _find(db: sqlite3.Connection, job_id: str) -> Job | None:

@@ -83,6 +83,7 @@ class PipelineRenderer:
         limits: bounds of what a job may ask for; the front may have checked with others.
         compiled: folder for graphs as a provider compiled them; None: none are kept.
         loras: folder of LoRA files; None: there are none.
+        embeddings: folder of textual inversions; None: there are none.
     """
 
     def __init__(
@@ -92,12 +93,14 @@ class PipelineRenderer:
         limits: LimitSettings,
         compiled: Path | None = None,
         loras: Path | None = None,
+        embeddings: Path | None = None,
     ):
         self._settings = settings
         self._compiled = cache_in(compiled, settings.compiled_mb)
         self._folders = folders
         self._limits = limits
         self._loras = loras or Path("loras")
+        self._embeddings = embeddings
         self._pipeline: TextToImage | None = None
 
     def draw(self, request: JobRequest, saved: bytes | None = None) -> Generator[Step | Drawing, None, None]:
@@ -133,10 +136,11 @@ class PipelineRenderer:
             self.unload()  # first, for two may not fit
             wanted = self._settings
             provider = choose_provider(wanted.provider, compiled=self._compiled)
-            self._pipeline = TextToImage(pack, provider, wanted.threads, memory=wanted.memory)
-            choice, memory = self._pipeline.provider, self._pipeline.memory
+            memory, embeddings = wanted.memory, self._embeddings
+            self._pipeline = TextToImage(pack, provider, wanted.threads, False, memory, embeddings)
+            choice, mode = self._pipeline.provider, self._pipeline.memory
             log.info("pack %s runs on provider %s: %s", pack.name, choice.name, choice.reason)
-            log.info("pack %s runs in memory mode %s: %s", pack.name, memory.mode.name, memory.reason)
+            log.info("pack %s runs in memory mode %s: %s", pack.name, mode.mode.name, mode.reason)
         return self._pipeline
 
 

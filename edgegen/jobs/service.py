@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from .. import __version__
@@ -69,6 +70,7 @@ class JobService:
         self._is_delivering = False
         self._being_announced: set[str] = set()
         self._running: StepClock | None = None
+        self._recent: list[float] | None = None  # how long the newest done jobs took; None: not known now
 
     def submit(self, request: JobRequest) -> Job:
         """Commit a job, then announce it. An id known already returns its job and announces nothing.
@@ -92,9 +94,10 @@ class JobService:
         """
         with self._lock:
             answers: dict[str, EdgegenError | None] = {}
+            room = cache(self._check_room)  # once for all of them: to look costs more than a job writes
             for request in requests:  # of two with one id the second is known, once the first is in
                 if request.id not in answers:
-                    answers[request.id] = self._refusal(request)
+                    answers[request.id] = self._refusal(request, room)
             admitted = [request for request in requests if answers[request.id] is None]
             enqueued = self._queue.enqueue_all(admitted) if admitted else ()
             for done in enqueued:
@@ -104,22 +107,28 @@ class JobService:
         outcomes = iter(enqueued)
         return [answers[request.id] or _job_or_error(next(outcomes)) for request in requests]
 
-    def _refusal(self, request: JobRequest) -> EdgegenError | None:
+    def _refusal(self, request: JobRequest, room: Callable[[], EdgegenError | None]) -> EdgegenError | None:
+        """A redelivery is never refused: its job is here, and a second answer would be a lie."""
         try:
-            if not self._queue.knows(request.id):
-                self._admit(request)
+            if self._queue.knows(request.id):
+                return None
+            if self._admission is not None:
+                self._admission.admit(request)
+        except StorageError:
+            raise
+        except EdgegenError as err:
+            return err
+        return room()
+
+    def _check_room(self) -> EdgegenError | None:
+        try:
+            if self._reserve is not None:
+                self._reserve.admit()
         except StorageError:
             raise
         except EdgegenError as err:
             return err
         return None
-
-    def _admit(self, request: JobRequest) -> None:
-        """A redelivery is never asked this: its job is here, and a second answer would be a lie."""
-        if self._admission is not None:
-            self._admission.admit(request)
-        if self._reserve is not None:
-            self._reserve.admit()
 
     def cancel(self, job_id: str) -> Job:
         """A waiting job is cancelled at once, a running one within its step, a finished one stays.
@@ -190,7 +199,7 @@ class JobService:
             if running is None:
                 return
             running.note(step, self._monotonic())
-            eta_s = running.remaining_s(steps, mean_seconds(self._queue.recent_seconds()))
+            eta_s = running.remaining_s(steps, self._mean_s())
             event = JobEvent("running", running.job, step=step, steps=steps, eta_s=eta_s, note=note)
             self._outbox.append(event)
         self._deliver()
@@ -213,6 +222,7 @@ class JobService:
                 if job.id in self._being_announced:
                     continue
                 self._being_announced.add(job.id)
+                self._recent = None
                 if self._running and self._running.job.id == job.id:
                     self._running = None
                 self._outbox.append(JobEvent(job.state.value, job))
@@ -255,8 +265,16 @@ class JobService:
         return JobEvent("queued", job, place=place, eta_s=self._eta_s(place))
 
     def _eta_s(self, place: int | None) -> float | None:
-        mean = mean_seconds(self._queue.recent_seconds())
+        mean = self._mean_s()
         return None if mean is None or place is None else mean * (place + (self._running is not None))
+
+    def _mean_s(self) -> float | None:
+        """Looked up again only after a job has ended: every job and step wants it, and to sort all done jobs
+        by their end takes milliseconds."""
+        with self._lock:
+            if self._recent is None:
+                self._recent = self._queue.recent_seconds()
+            return mean_seconds(self._recent)
 
     def _deliver(self) -> None:
         """Empty the outbox, unless another thread (or a caller of ours) is at it already."""

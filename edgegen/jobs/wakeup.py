@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import os
 import select
 import signal
+import sys
 from collections.abc import Iterable
 
 
@@ -15,19 +18,28 @@ class Wakeup:
     """
 
     def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll = select.poll()
-        self._poll.register(self._fd, select.POLLIN)
+        self._poll.register(self._read, select.POLLIN)
 
     def wake(self) -> None:
         """Ends the wait going on, or the next one."""
-        os.eventfd_write(self._fd, 1)
+        with contextlib.suppress(BlockingIOError):  # full of wake-ups already
+            os.write(self._write, b"\0")
+
+    def heed_signals(self) -> None:
+        """Have every handled signal wake us; main thread only.
+
+        A handler in Python runs when the main thread next runs Python. A signal that the kernel gives to
+        another thread, or that comes just before `wait` begins to sleep, would else not end its sleep.
+        """
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """True when somebody woke us, False when the time was over."""
         ready = self._poll.poll(None if timeout_s is None else max(0, timeout_s) * 1000)
         if ready:
-            os.eventfd_read(self._fd)
+            os.read(self._read, 4096)
         return bool(ready)
 
 
@@ -36,10 +48,15 @@ class StopRequest:
 
     The first signal asks; the handlers then go back to what they were, so that a second one ends a
     process that hangs.
+
+    Args:
+        end_within_s: a process that still lives so long after the signal says where each of its threads
+            stands, and ends; None: nobody watches.
     """
 
-    def __init__(self, wakeup: Wakeup):
+    def __init__(self, wakeup: Wakeup, end_within_s: float | None = None):
         self._wakeup = wakeup
+        self._end_within_s = end_within_s
         self.is_asked = False
 
     def ask(self) -> None:
@@ -53,10 +70,17 @@ class StopRequest:
         def handle(number: int, frame: object) -> None:  # noqa: ARG001 - signal's signature
             for known, handler in before.items():
                 signal.signal(known, handler)
+            self._watch_the_end()
             self.ask()
 
+        self._wakeup.heed_signals()
         for number in before:
             signal.signal(number, handle)
+
+    def _watch_the_end(self) -> None:
+        """By a thread without Python: whatever holds up this process does not hold up that."""
+        if self._end_within_s is not None and sys.__stderr__ is not None:
+            faulthandler.dump_traceback_later(self._end_within_s, exit=True, file=sys.__stderr__)
 
 
 class ReloadRequest:
@@ -68,6 +92,7 @@ class ReloadRequest:
 
     def install(self) -> None:
         """Main thread only."""
+        self._wakeup.heed_signals()
         signal.signal(signal.SIGHUP, lambda *_: self.ask())
 
     def ask(self) -> None:

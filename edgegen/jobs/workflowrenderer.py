@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.files import compiled_dir, input_dir, lora_dir, pack_dirs
+from ..config.files import compiled_dir, embedding_dir, input_dir, lora_dir, pack_dirs
 from ..diffusion.sampler import SamplerState
 from ..engine.checkpoint import Arrays, freeze, run_label, state_arrays, state_from
 from ..engine.executor import Executor, NodePictures
@@ -47,6 +47,7 @@ def open_bench(settings: Settings, provider: str | None = None, threads: int | N
         engine.threads if threads is None else threads,
         engine.memory,
         lora_dir(settings),
+        embedding_dir(settings),
     )
 
 
@@ -109,6 +110,7 @@ class JobRenderer:
             settings.limits,
             compiled_dir(settings.node),
             lora_dir(settings),
+            embedding_dir(settings),
         )
         self._workflows = WorkflowRenderer(settings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,11 +12,13 @@ import sys
 import paho.mqtt.client as paho
 import pytest
 
-from edgegen.config.trials import trial_file
+from edgegen.config.trials import boot_time, trial_file
 from edgegen.jobs.job import JobState
 from edgegen.jobs.link import FrontError
 from tests.support import PATIENCE_S, eventually
 
+from ..certificates import needs_openssl
+from ..support import free_port
 from .device import Box, engine_pid, jobs_in, watch_until
 
 
@@ -119,18 +122,28 @@ def test_safe_mode_ends_when_asked(box):
     assert not (box.folder / "run/edgegen.sock").exists()
 
 
+def let_trial_end(box: Box, began_with_s: float, left_s: float = 1.5) -> None:
+    """The same trial with little time left: the daemon, told of it, finds out by itself when that is over."""
+    told, now = json.loads(trial_file(box.config).read_text()), boot_time().seconds
+    assert 0 < told["deadline_s"] - now < began_with_s
+    trial_file(box.config).write_text(json.dumps({**told, "deadline_s": now + left_s}))
+    assert not box.says("rolled back")
+    box.hang_up()
+
+
 def test_try_rolls_back_by_itself(box):
     box.write("[limits]\nside = 512\n")
     box.start("--front-only")
     before = box.config.read_bytes()
-    tried = box.run("config", "try", "--timeout", "60", "limits.side=256")
+    tried = box.run("config", "try", "--timeout", "100", "limits.side=256")
     assert tried.returncode == 0, tried.stderr
     assert "make it permanent with: edgegen config confirm" in tried.stdout
     assert "256" in refusal(box, 512)
     assert "on trial for" in box.run("status").stdout
     refused = box.run("config", "set", "limits.side", "64")
     assert (refused.returncode, "a trial goes on" in refused.stderr) == (78, True)
-    eventually(lambda: box.says("was rolled back: its time was over"), timeout_s=100)
+    let_trial_end(box, 100)
+    eventually(lambda: box.says("was rolled back: its time was over"))
     assert "512" in refusal(box, 600)
     assert box.config.read_bytes() == before
     assert not trial_file(box.config).exists()
@@ -149,8 +162,6 @@ def test_try_rolls_back_when_the_connection_breaks(box, ends_with):
         words = (
             "config",
             "try",
-            "--timeout",
-            "40",
             "mqtt.enabled=true",
             f"mqtt.port={port}",
             "limits.side=256",
@@ -161,7 +172,8 @@ def test_try_rolls_back_when_the_connection_breaks(box, ends_with):
         shell.send_signal(ends_with)
         assert shell.wait(PATIENCE_S) == -ends_with
     assert "256" in refusal(box, 512)
-    eventually(lambda: box.says("was rolled back: its time was over"), timeout_s=100)
+    let_trial_end(box, 120)
+    eventually(lambda: box.says("was rolled back: its time was over"))
     assert box.submit(id="a", width=512, height=512)["state"] == "queued"
     assert not box.ask("status")["config"]["trial_left_s"]
 
@@ -214,3 +226,60 @@ def test_a_trial_from_before_a_reboot_is_not_heeded_at_the_start(box):
     assert box.says("was rolled back: the machine was restarted")
     assert not trial_file(box.config).exists()
     assert box.run("config", "get", "limits.side").stdout == "1024\n"
+
+
+@needs_openssl
+def test_a_renewed_certificate_is_taken_over_without_losing_a_job(box, authority, make_broker, tmp_path):
+    """The file's name stays; half a renewal changes nothing; jobs arrive all the while."""
+    server, old, new = (
+        authority.issue("reload-server", address="127.0.0.1"),
+        authority.issue("box-of-2025"),
+        authority.issue("box-of-2026"),
+    )
+    plain = free_port()
+    broker = make_broker(
+        f"cafile {authority.cert}\ncertfile {server.cert}\nkeyfile {server.key}\nlog_type all\n"
+        f"require_certificate true\nuse_identity_as_username true\nlistener {plain} 127.0.0.1"
+    )
+    heard = (broker.folder / "mosquitto.log").read_text
+    cert, key = box.folder / "box.pem", box.folder / "box.key"
+    shutil.copy(old.cert, cert)
+    shutil.copy(old.key, key)
+    box.write(
+        f'[mqtt]\nenabled = true\nhost = "127.0.0.1"\nport = {broker.port}\nhome_assistant = false\n'
+        f'tls = true\nca_file = "{authority.cert}"\ncert_file = "{cert}"\nkey_file = "{key}"\n'
+    )
+    box.start()
+    eventually(lambda: "u'box-of-2025'" in heard())
+    engine = engine_pid(box)
+    phone = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    said = []
+    phone.on_message = lambda client, data, message: said.append(message.payload)
+    phone.connect("127.0.0.1", plain)
+    phone.subscribe("edgegen/box/availability", 1)
+    phone.loop_start()
+    eventually(lambda: b"online" in said)
+    sent = []
+
+    def send(number: int) -> None:
+        for _ in range(number):
+            sent.append(f"r{len(sent)}")
+            request = {"id": sent[-1], "prompt": "a red apple", "steps": 1, "width": 64, "height": 64}
+            phone.publish("edgegen/box/generate", json.dumps(request), 1)
+
+    send(5)
+    shutil.copy(new.cert, cert)
+    box.hang_up()
+    eventually(lambda: box.says(f"stays as it was: mqtt.key_file: {key} is not the key"))
+    send(5)
+    shutil.copy(new.key, key)
+    box.hang_up()
+    send(5)
+    eventually(lambda: "u'box-of-2026'" in heard())
+    assert box.says("configuration changed: mqtt.cert_file, mqtt.key_file")
+    send(5)
+    eventually(lambda: set(jobs_in(box)) == set(sent), timeout_s=60)
+    eventually(lambda: all(job.state == JobState.DONE for job in jobs_in(box).values()), timeout_s=100)
+    assert engine_pid(box) == engine, "the engine keeps its graphs"
+    phone.loop_stop()
+    assert box.stop() == 0

@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgegen.diffusion.chunks import A1111, COMFYUI, SYNTAXES, chunks_of, parts_of, weigh
-from edgegen.diffusion.prompt import clean_prompt, embedding_problem
-from edgegen.diffusion.tokenizer import ClipTokenizer
+from edgegen.diffusion.inversion import EmbeddingReader
+from edgegen.diffusion.prompt import clean_prompt
+from edgegen.diffusion.tokenizer import FIRST_VECTOR, ClipTokenizer
 from edgegen.diffusion.webui import editing_problem, webui_sections
 
 FILE = Path(__file__).parent.parent / "packs" / "tiny" / "tokenizer.json"
+WHOLE = ClipTokenizer.from_file(FILE)
 TOKENIZER = ClipTokenizer.from_file(FILE, 12)  # 10 tokens a chunk; a digit is one token
 
 
@@ -117,10 +119,26 @@ def test_the_web_ui_multiplies_and_keeps_the_mean() -> None:
     assert weigh(encoding, encoding, np.ones((1, 12)), A1111) is encoding
 
 
-@pytest.mark.parametrize("text", ["embedding:fluffy", "a cat, (embedding:styles/fluffy.pt:1.2)"])
-def test_textual_inversion_is_refused_by_name(text: str) -> None:
-    assert "asks for 'embedding:" in embedding_problem(text)
-    assert embedding_problem("an embedding: fluffy, myembedding:x") is None
+def test_embeddings_count_by_their_vectors_and_stand_apart() -> None:
+    vectors = {"ink": np.zeros((3, 4), np.float32), "styles/old style": np.ones((70, 4), np.float32)}
+    reader = EmbeddingReader(WHOLE, vectors)
+    (chunk,) = chunks_of("a (embedding:ink,:1.2) cat, embedding:ink", reader)
+    ids = [token - FIRST_VECTOR for token in chunk.tokens]
+    assert [k for k in ids if k >= 0] == [0, 1, 2, 3, 4, 5]
+    assert [w for k, w in zip(ids, chunk.weights, strict=True) if k in (0, 1, 2)] == [1.2] * 3
+    assert reader.used == ["ink", "ink"]
+    assert len(reader.rows) == 6
+    plain = EmbeddingReader(WHOLE, vectors).tokens("myembedding:ink an embedding: ink")
+    assert plain == WHOLE.tokens("myembedding:ink an embedding: ink")
+
+
+def test_the_web_ui_takes_names_without_a_mark_and_never_cuts_them() -> None:
+    vectors = {"ink": np.zeros((3, 4), np.float32), "styles/old ink": np.ones((70, 4), np.float32)}
+    reader = EmbeddingReader(WHOLE, vectors, is_marked=False)
+    found = chunks_of("1 2 3 4 5 6 OLD ink (ink:1.3)", reader, A1111)
+    assert [len(chunk.tokens) for chunk in found] == [6, 73]
+    assert reader.used == ["styles/old ink", "ink"]  # the longest name that fits
+    assert found[1].weights == [1.0] * 70 + [1.3] * 3
 
 
 @pytest.mark.parametrize("text", ["[a:b:0.5]", "[a:8]", "a [cat|dog]"])

@@ -69,7 +69,7 @@ def test_the_syntax_decides_what_brackets_mean(engine: TextToImage) -> None:
 
 
 def test_what_cannot_be_read_as_meant_is_refused_before_any_work(engine: TextToImage) -> None:
-    with pytest.raises(BadRequest, match="textual inversion cannot be had here"):
+    with pytest.raises(BadRequest, match="no embedding of that name is here"):
         draw(engine, prompt="a cat, embedding:fluffy")
     with pytest.raises(BadRequest, match="words that change between steps"):
         draw(engine, prompt="[cat:dog:0.5]", prompt_syntax="a1111")

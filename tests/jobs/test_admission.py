@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from edgegen.errors import BlockedPrompt, RateLimited
+from edgegen.errors import BadRequest, BlockedPrompt, RateLimited
 from edgegen.frontends.mqtt.messages import rejection
 from edgegen.jobs.admission import (
     Admission,
@@ -121,6 +122,27 @@ def test_a_redelivery_is_never_refused_and_a_blocked_prompt_costs_nothing(queue)
     with pytest.raises(RateLimited):
         service.submit(request("b"))
     assert [job.id for job in queue.list()] == ["a"]
+
+
+def test_embeddings_that_are_not_there_are_refused_at_the_door(queue, tmp_path):
+    for name in ("ink.safetensors", "styles/wax.safetensors", "old.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    rates = RateLimiter(RateSettings(), monotonic=lambda: 0.0)
+    service = JobService(queue, admission=Admission(PromptRules(PromptSettings()), rates, tmp_path))
+    for name in ("ink", "ink,", "styles/wax.safetensors"):
+        service.submit(request(name.strip(",/.")[:3], prompt=f"a (embedding:{name}:1.2) cat"))
+    for name, said in (
+        ("inc", "did you mean embedding:ink"),
+        ("../secret", "there are ink, styles/wax"),
+        ("old", "as a pickle only"),
+    ):
+        with pytest.raises(BadRequest, match=said):
+            service.submit(request("x", prompt=f"embedding:{name}"))
+    service.submit(replace(request("y", prompt="embedding:no"), prompt_syntax="a1111"))
+    workflow = {"6": {"class_type": "CLIPTextEncode", "inputs": {"text": "embedding:no", "clip": ["4", 1]}}}
+    with pytest.raises(BadRequest, match="embedding:no"):
+        service.submit(replace(request("z"), workflow=json.dumps(workflow)))
 
 
 def test_of_jobs_that_come_together_the_first_get_the_tokens(queue):

@@ -63,7 +63,9 @@ def test_jobs_that_come_together_are_committed_together(service, heard, queue):
 
 def test_when_they_cannot_be_written_none_of_them_exists(service, heard, queue, monkeypatch):
     real = queue._enqueue
-    monkeypatch.setattr(queue, "_enqueue", lambda db, asked: _fail_at(asked, "b") or real(db, asked))
+    monkeypatch.setattr(
+        queue, "_enqueue", lambda db, asked, *more: _fail_at(asked, "b") or real(db, asked, *more)
+    )
     with pytest.raises(StorageError):
         service.submit_all([request(name) for name in "abc"])
     assert queue.list() == heard == []
@@ -150,6 +152,7 @@ def test_eta_comes_from_recent_jobs(service, queue):
     service.submit(request("a"))
     assert service.eta_s("a") is None
     queue.finish(queue.claim(), picture="p.png", seed=1, seconds=4.0)
+    service.announce_finished()
     service.submit(request("b"))
     service.submit(request("c"))
     assert (service.eta_s("b"), service.eta_s("c")) == (4.0, 8.0)

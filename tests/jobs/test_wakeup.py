@@ -35,3 +35,27 @@ def test_the_first_signal_asks_and_the_second_is_itself_again():
         assert heard == [signal.SIGUSR2]
     finally:
         signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_signal_that_another_thread_gets_ends_the_wait():
+    """Else the main thread sleeps on until something else happens, and SIGTERM is as if it had not come."""
+    wakeup = Wakeup()
+    stop = StopRequest(wakeup)
+    before = signal.getsignal(signal.SIGUSR2)
+    sender = threading.Timer(0.05, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR2))
+    try:
+        stop.install((signal.SIGUSR2,))
+        sender.start()
+        assert wakeup.wait(5)
+        assert stop.is_asked
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_more_wake_ups_than_a_pipe_holds_are_one():
+    wakeup = Wakeup()
+    for _ in range(100_000):
+        wakeup.wake()
+    while wakeup.wait(0):
+        pass
+    assert not wakeup.wait(0)

@@ -170,15 +170,25 @@ class Rig:
         return Counter(i for name in names if (i := job_id_of(name)))
 
     def wait_ends(self, ids: Iterable[str] | None = None, ask_every_s: float | None = None) -> None:
-        """Until an end of every job was heard; asking again in between where messages can be lost."""
+        """Until an end of every job was heard; asking again in between where messages can be lost.
+
+        However many they are: patience is over when none ends any more.
+        """
         wanted = set(self.sender.sent if ids is None else ids)
         give_up, ask_at = time.monotonic() + PATIENCE_S, time.monotonic() + (ask_every_s or PATIENCE_S)
-        while missing := [i for i in wanted if not self.sender.ends()[i] and not self._is_rejected(i)]:
+        missing, before = wanted, len(wanted)
+        while missing := self._without_end(missing):
+            if len(missing) < before:
+                before, give_up = len(missing), time.monotonic() + PATIENCE_S
             assert time.monotonic() < give_up, self.told(f"the ends of {sorted(missing)[:20]}")
             if time.monotonic() > ask_at:
                 self.sender.send_unheard_again()
                 ask_at = time.monotonic() + (ask_every_s or PATIENCE_S)
             time.sleep(0.05)
+
+    def _without_end(self, ids: set[str]) -> set[str]:
+        ends = self.sender.ends()
+        return {i for i in ids if not ends[i] and not self._is_rejected(i)}
 
     def _is_rejected(self, job_id: str) -> bool:
         return bool(self.sender.heard.get(job_id, Counter())["rejected"])

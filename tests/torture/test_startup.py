@@ -101,7 +101,8 @@ class Box:
             told = self.status()
             return told is not None and bool(told.get("safe_mode")) == safe_mode
 
-        wait_for(is_so, f"{'safe mode' if safe_mode else 'service'}; {self.log.read_text()[-2000:]}")
+        wanted = "safe mode" if safe_mode else "service"
+        wait_for(is_so, f"{wanted}; {self.log.read_text()[-2000:]}", PATIENCE_S)
         return self.status() or {}
 
 

@@ -18,6 +18,7 @@ from ...workflow import (
 )
 from ...workflow.declare import Unfit
 from ...workflow.order import needed_by
+from ..clipskip import layer_problem
 from ..control import CONTROLLED
 from ..workbench import Workbench
 from . import (
@@ -118,7 +119,7 @@ def _clip_problem(node: GraphNode, pack: Pack) -> Iterator[NodeProblem]:
     found: tuple[str, Any, str | None] = "", None, None
     layer = node.inputs.get("stop_at_clip_layer")
     if node.class_type == "CLIPSetLastLayer" and isinstance(layer, int):
-        found = "stop_at_clip_layer", layer, loaders.layer_problem(pack.manifest, layer)
+        found = "stop_at_clip_layer", layer, layer_problem(pack, pack.manifest, layer)
     elif node.class_type == "CLIPTextEncodeSDXL" and "text_encoder_2" not in pack.manifest.graphs:
         found = "clip", pack.name, conditionings.one_encoder(pack.name)
     name, value, message = found

@@ -10,10 +10,10 @@ from ...errors import PackError
 from ...pack import Pack
 from ...workflow import GraphNode, Link, Workflow
 from ..workbench import Workbench
-from . import loaders, loras
+from . import loaders
 
 LOADERS = {kind.__name__: kind.NAME for kind in (loaders.CheckpointLoaderSimple, loaders.VAELoader)}
-HANDING_ON = (loras.LoraLoader.__name__, loras.LoraLoaderModelOnly.__name__)
+HANDING_ON = ("LoraLoader", "LoraLoaderModelOnly", "CLIPSetLastLayer")
 LOOKING = ("IPAdapter", "IPAdapterAdvanced")
 """Nodes that show a picture to the denoiser."""
 UNIFIED = "IPAdapterUnifiedLoader"

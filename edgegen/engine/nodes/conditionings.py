@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ...diffusion.embeddingnames import asked_embeddings
 from ...diffusion.prompt import clean_prompt
-from ...workflow.bounds import bound_problems
+from ...errors import BadRequest
+from ...workflow.bounds import TEXTS, bound_problems
 from ...workflow.declare import CLIP, CONDITIONING, FLOAT, INT, MAX_RESOLUTION, STRING, Input
 from ..conditioning import Area, Conditioning, Encoding
 from ..stages import Stages
@@ -28,6 +30,10 @@ class CLIPTextEncode(Node):
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield from bound_problems(values, bench.limits)
+        yield from _embedding_problems(bench, values)
+
+    def fingerprint(self, bench: Workbench, values: dict[str, Any]) -> str:
+        return _embedding_states(bench, values)
 
     def run(self, bench: Workbench, text: str, clip: Stages) -> tuple[Any, ...]:
         return ([clip.encode(_readable(clip, "text", text))],)
@@ -51,6 +57,10 @@ class CLIPTextEncodeSDXL(Node):
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield from bound_problems(values, bench.limits, type(self).__name__)
+        yield from _embedding_problems(bench, values)
+
+    def fingerprint(self, bench: Workbench, values: dict[str, Any]) -> str:
+        return _embedding_states(bench, values)
 
     def run(self, bench: Workbench, clip: Stages, text_g: str, text_l: str, **sizes: int) -> tuple[Any, ...]:
         if clip.words.encoders < 2:
@@ -140,6 +150,21 @@ class ConditioningSetArea(Node):
 def one_encoder(pack: str) -> str:
     """Why SDXL's words cannot be told to a pack."""
     return f"pack {pack} has one text encoder only; this node is for Stable Diffusion XL"
+
+
+def _embedding_problems(bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in TEXTS:
+        for asked in asked_embeddings(str(values.get(name, ""))):
+            try:
+                bench.embeddings.get(asked)
+            except BadRequest as err:
+                yield name, str(err)
+
+
+def _embedding_states(bench: Workbench, values: dict[str, Any]) -> str:
+    """Changes when a file does that a text asks for."""
+    texts = [str(values.get(name, "")) for name in TEXTS]
+    return repr([bench.embeddings.get(asked).state for text in texts for asked in asked_embeddings(text)])
 
 
 def _readable(clip: Stages, name: str, text: str) -> str:

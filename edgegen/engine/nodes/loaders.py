@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...errors import PackError
-from ...pack import Manifest
+from ...errors import EngineError, PackError
 from ...workflow.declare import CLIP, COMBO, INT, MODEL, VAE, Input
 from ..stages import Stages
-from ..words import last_layer_read
 from ..workbench import Workbench
 from .base import Node, refuse
 
@@ -58,20 +56,13 @@ class VAELoader(_Loader):
 
 
 class CLIPSetLastLayer(Node):
-    """Text encoders in packs end where the denoiser reads them: only that layer can be had."""
+    """Text encoders that end at an earlier layer."""
 
     INPUTS = {"clip": Input(CLIP), "stop_at_clip_layer": Input(INT, -1, -24, -1)}
     OUTPUTS = (CLIP,)
 
     def run(self, bench: Workbench, clip: Stages, stop_at_clip_layer: int) -> tuple[Any, ...]:
-        if problem := layer_problem(clip.pack.manifest, stop_at_clip_layer):
-            raise refuse("stop_at_clip_layer", stop_at_clip_layer, problem)
-        return (clip,)
-
-
-def layer_problem(manifest: Manifest, layer: int) -> str | None:
-    """Why a pack's text encoders cannot stop at a layer, counted from the end; None if they do."""
-    has = last_layer_read(manifest)
-    if layer == has:
-        return None
-    return f"{layer} cannot be had: pack {manifest.name} holds the output of layer {has} only; take {has}"
+        try:
+            return (clip.with_last_layer(stop_at_clip_layer),)
+        except EngineError as err:
+            raise refuse("stop_at_clip_layer", stop_at_clip_layer, str(err)) from err

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 
 import paho.mqtt.client as paho
@@ -12,12 +11,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from ...errors import ConfigError, Problem
+from ...config.credentials import MQTT_PASSWORD, credential, first_line
+from ...config.tlsfiles import tls_context
 from ...settings import MqttSettings
 from .messages import Outgoing, picture_type
 
 CONNECT_TIMEOUT_S = 5.0
-CREDENTIAL = "edgegen.mqtt-password"
 RECEIVE_MAXIMUM = 20
 FLEET_RECEIVE_MAXIMUM = 1  # a device that is slow to commit leaves the next job to the others
 
@@ -28,15 +27,12 @@ def make_client(settings: MqttSettings, client_id: str, will: Outgoing) -> paho.
     Args:
         will: what the broker says when we vanish; its payload is bytes.
     Raises:
-        ConfigError: the password or CA file cannot be read.
+        ConfigError: the password's, CA's, certificate's or key's file cannot be used.
     """
     client = new_client(settings.protocol, client_id, keeps_session=True, manual_ack=True)
     client.connect_timeout = CONNECT_TIMEOUT_S
     client.on_socket_open = send_at_once
-    if settings.username:
-        client.username_pw_set(settings.username, read_password(settings.password_file or credential()))
-    if settings.tls:
-        _trust(client, settings.ca_file)
+    log_in_with(client, settings)
     assert isinstance(will.payload, bytes)
     client.will_set(will.topic, will.payload, will.qos, will.retain)
     where = (settings.host, settings.port, settings.keepalive_s)
@@ -62,6 +58,21 @@ def new_client(
     )
 
 
+def log_in_with(client: paho.Client, settings: MqttSettings, password: str | None = None) -> None:
+    """Who we are: user and password, and for TLS whom we trust and our certificate.
+
+    Args:
+        password: instead of the one in `mqtt.password_file`.
+    Raises:
+        ConfigError: a file cannot be used.
+    """
+    if settings.username:
+        known = read_password(settings.password_file) if password is None else password
+        client.username_pw_set(settings.username, known)
+    if settings.tls:
+        client.tls_set_context(tls_context(settings))
+
+
 def speaks_5(client: paho.Client) -> bool:
     """Whether messages may have properties, and subscriptions options."""
     return bool(client.protocol == paho.MQTTv5)
@@ -73,26 +84,26 @@ def send_at_once(_client: paho.Client, _userdata: object, connection: object) ->
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def credential(environ: Mapping[str, str] | None = None) -> Path | None:
-    """The password that systemd handed to this unit (LoadCredential=); None without one."""
-    folder = (os.environ if environ is None else environ).get("CREDENTIALS_DIRECTORY")
-    path = Path(folder, CREDENTIAL) if folder else None
-    return path if path and path.exists() else None
+def confirm_at_once(connection: object) -> None:
+    """Have the kernel confirm what it received now, not within 40 ms.
+
+    A broker that does not set TCP_NODELAY (mosquitto's default) holds back its next small packet, a command,
+    until its last one, an acknowledgement that we answer with nothing, is confirmed. Linux forgets the wish
+    with the next packet that we send (tcp(7), TCP_QUICKACK), so it is repeated after every read.
+    """
+    if isinstance(connection, socket.socket) and hasattr(socket, "TCP_QUICKACK"):
+        with contextlib.suppress(OSError):  # closed meanwhile, or no TCP
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def read_password(path: Path | None) -> str | None:
-    """The first line of the password file; None when none is configured.
+    """The first line of the password file, or of what systemd handed to this unit; None without either.
 
     Raises:
         ConfigError: the file cannot be read.
     """
-    if path is None:
-        return None
-    try:
-        lines = path.expanduser().read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError([Problem("mqtt.password_file", str(path), f"cannot be read: {err}")]) from err
-    return lines[0] if lines else ""
+    path = path or credential(MQTT_PASSWORD)
+    return None if path is None else first_line("mqtt.password_file", path)
 
 
 def publish_properties(message: Outgoing, payload: bytes, expiry_s: int = 0) -> Properties:
@@ -119,10 +130,3 @@ def _connect_properties(settings: MqttSettings) -> Properties:
     # Somewhat too large a command is refused with a reason; far too large never reaches our memory.
     properties.MaximumPacketSize = max(4 * settings.max_payload, 1 << 20)
     return properties
-
-
-def _trust(client: paho.Client, ca_file: Path | None) -> None:
-    try:
-        client.tls_set(ca_certs=str(ca_file.expanduser()) if ca_file else None)
-    except OSError as err:
-        raise ConfigError([Problem("mqtt.ca_file", str(ca_file), f"cannot be used: {err}")]) from err

@@ -21,7 +21,15 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from ...settings import MqttSettings
 from .backoff import backoff_s
-from .client import CONNECT_TIMEOUT_S, RECEIVE_MAXIMUM, make_client, publish_properties, speaks_5
+from .client import (
+    CONNECT_TIMEOUT_S,
+    RECEIVE_MAXIMUM,
+    confirm_at_once,
+    make_client,
+    publish_properties,
+    speaks_5,
+)
+from .handshake import alert_of, why_unreachable
 from .messages import Outgoing
 from .outbox import WINDOW, Outbox
 
@@ -34,6 +42,7 @@ HINTS = {0x84: "set mqtt.protocol to 3.1.1", 0x86: _LOGIN, 0x87: _LOGIN}  # by r
 SESSION_TAKEN_OVER = 0x8E
 TOGETHER = RECEIVE_MAXIMUM  # without acknowledgements the broker sends no more
 SHORT_LIVES_ARE_A_CLASH = 3  # mosquitto before 2.0.12 does not say that a session was taken over
+UNANSWERED = "hangs up before it answers"
 PACKET_OVERHEAD = 1024  # topic and properties beside a payload, generously
 
 
@@ -68,6 +77,7 @@ class Connection:
         self._arrived: list[paho.MQTTMessage] = []
         self._on_up = on_up
         self._rng = rng
+        self._settings = settings
         self._where = f"{settings.host}:{settings.port}"
         self._closing = threading.Event()
         self._publishing = threading.Lock()
@@ -138,7 +148,7 @@ class Connection:
                 self._client.reconnect()
                 self._serve()
             except OSError as err:
-                self._tell(f"cannot be reached ({err})")
+                self._tell(f"cannot be reached ({why_unreachable(err, self._settings, time.time())})")
             except Exception:  # a malformed packet or a bug must not end the thread
                 log.exception("MQTT connection to %s failed", self._where)
             self._outbox.shut()
@@ -150,6 +160,7 @@ class Connection:
         self._arrived = []  # of an earlier connection: the broker sends them again
         while self._read(timeout_s=1.0):
             self._hand_over()
+            self._send_waiting()
             if self._closing.is_set() or self._is_redelivery_due():
                 self._client.disconnect()
         self._arrived = [message for message in self._arrived if message.qos == 0]  # will not come again
@@ -161,6 +172,7 @@ class Connection:
         """What comes next, and what has come with it; False when the connection has ended."""
         before = 0
         while self._client.loop(timeout_s) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            confirm_at_once(self._client.socket())
             count = len(self._arrived)
             if count == before or count >= TOGETHER:
                 return True
@@ -175,6 +187,12 @@ class Connection:
             self._on_messages(messages)
         except Exception:
             log.exception("%d MQTT messages not handled; left unacknowledged", len(messages))
+
+    def _send_waiting(self) -> None:
+        """What the messages made to be said goes out before the next ones are read: to store those may take
+        long, and the other thread would first have to get the interpreter."""
+        while self._send_next():
+            pass
 
     def _is_redelivery_due(self) -> bool:
         return self._redeliver_at is not None and time.monotonic() >= self._redeliver_at
@@ -248,10 +266,7 @@ class Connection:
     ) -> None:
         self._outbox.shut()
         if not self._is_answered:
-            self._tell(
-                "hangs up before it answers: is it an MQTT broker, does it want mqtt.tls? "
-                "If it knows no MQTT 5, set mqtt.protocol to 3.1.1"
-            )
+            self._tell(self._why_unanswered())
         if self._closing.is_set() or self._up_since is None or self._is_redelivery_due():
             return
         self._short_lives = 0 if self._was_stable() else self._short_lives + 1
@@ -264,6 +279,16 @@ class Connection:
             )
         else:
             self._tell(f"connection lost: {reason_code}")
+
+    def _why_unanswered(self) -> str:
+        if self._told and self._told.startswith(UNANSWERED):
+            return self._told
+        if self._settings.tls and (alert := alert_of(self._settings, CONNECT_TIMEOUT_S)):
+            return f"{UNANSWERED}: {alert}"
+        return (
+            f"{UNANSWERED}: is it an MQTT broker, does it want mqtt.tls? "
+            "If it knows no MQTT 5, set mqtt.protocol to 3.1.1"
+        )
 
     def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
         self._arrived.append(message)
@@ -290,10 +315,15 @@ class Connection:
 
     def _sender_loop(self) -> None:
         while self._outbox.wait():
-            with self._publishing:
-                message = self._outbox.pop()
-                if message is not None:
-                    self._send(message)
+            self._send_next()
+
+    def _send_next(self) -> bool:
+        """Hand one message to paho; False when none may be sent now. Any thread."""
+        with self._publishing:
+            message = self._outbox.pop()
+            if message is not None:
+                self._send(message)
+        return message is not None
 
     def _send(self, message: Outgoing) -> None:
         mid = None

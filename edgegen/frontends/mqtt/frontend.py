@@ -42,7 +42,7 @@ class MqttFrontend:
         around: styles and buttons, for Home Assistant.
         read_stored: the bytes of a stored workflow, by its name.
     Raises:
-        ConfigError: the password or CA file cannot be read.
+        ConfigError: a file of the login cannot be used.
     """
 
     def __init__(

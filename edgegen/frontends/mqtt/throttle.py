@@ -6,7 +6,8 @@ MIN_INTERVAL_S = 0.25
 
 
 class ProgressThrottle:
-    """Lets at most about four steps a second of each job through; the first and the last always."""
+    """Lets at most about four steps a second of each job through; its start, its first step and the last
+    always: the first one done shows somebody who waits that it goes on, and how fast."""
 
     def __init__(self, min_interval_s: float = MIN_INTERVAL_S):
         self._min_interval_s = min_interval_s
@@ -19,8 +20,8 @@ class ProgressThrottle:
             now: any steady clock in seconds.
         """
         shown_at = self._shown_at.get(job_id)
-        is_last = step is not None and step == steps
-        if shown_at is not None and not is_last and now - shown_at < self._min_interval_s:
+        always = step == 1 or (step is not None and step == steps)
+        if shown_at is not None and not always and now - shown_at < self._min_interval_s:
             return False
         self._shown_at[job_id] = now
         return True

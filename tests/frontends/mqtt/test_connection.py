@@ -2,16 +2,15 @@
 
 import json
 import logging
-import shutil
 import socket
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from edgegen.errors import ConfigError
-from edgegen.frontends.mqtt.client import credential, read_password
+from edgegen.frontends.mqtt.client import read_password
 from edgegen.jobs.job import JobRequest
+from tests.certificates import needs_openssl
 from tests.frontends.mqtt.conftest import PICTURE
 from tests.support import free_port, wait_for
 
@@ -133,25 +132,14 @@ def test_wrong_password_is_named_and_a_right_one_works(tmp_path, make_broker, ma
     make_house(broker.port, username="shop", password_file=secret)
 
 
-def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed certificate of 127.0.0.1 and its key."""
-    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
-    names = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names, *files]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
-
-
-@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to make certificates with")
-def test_tls_trusts_the_ca_file_and_nobody_else(tmp_path, make_broker, make_house, caplog):
-    certificate, key = make_certificate(tmp_path, "broker")
-    stranger, _ = make_certificate(tmp_path, "stranger")
-    broker = make_broker(f"certfile {certificate}\nkeyfile {key}")
-    house = make_house(broker.port, wait=False, tls=True, ca_file=stranger)
-    wait_for(lambda: "certificate verify failed" in caplog.text, "the stranger is not trusted")
+@needs_openssl
+def test_tls_trusts_the_ca_file_and_nobody_else(authority, make_broker, make_house, caplog):
+    issued = authority.issue("tls-broker", address="127.0.0.1")
+    broker = make_broker(f"certfile {issued.cert}\nkeyfile {issued.key}")
+    house = make_house(broker.port, wait=False, tls=True, ca_file=issued.cert)
+    wait_for(lambda: f"is of no CA in {issued.cert}" in caplog.text, "a stranger is not trusted")
     house.close()
-    make_house(broker.port, tls=True, ca_file=certificate)
+    make_house(broker.port, tls=True, ca_file=authority.cert)
 
 
 def test_two_devices_of_one_name_are_told(broker, make_house, caplog):
@@ -171,11 +159,11 @@ def test_a_missing_ca_file_is_a_config_error(tmp_path, make_house):
         make_house(free_port(), tls=True, ca_file=tmp_path / "nowhere.pem")
 
 
-def test_a_password_may_come_as_a_systemd_credential(tmp_path):
-    assert credential({}) is None
-    assert credential({"CREDENTIALS_DIRECTORY": str(tmp_path)}) is None
+def test_a_password_may_come_as_a_systemd_credential(tmp_path, monkeypatch):
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert read_password(None) is None
     (tmp_path / "edgegen.mqtt-password").write_text("secret\n")
-    assert read_password(credential({"CREDENTIALS_DIRECTORY": str(tmp_path)})) == "secret"
+    assert read_password(None) == "secret"
 
 
 def test_small_packets_are_sent_at_once(house):

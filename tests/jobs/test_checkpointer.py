@@ -1,0 +1,72 @@
+"""When the write-ahead log goes into the database: seen by what the database's own file holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgegen.jobs.checkpointer import Checkpointer
+from edgegen.jobs.database import Database, set_fact
+from tests.support import wait_for
+
+MARK = "somewhere in the file"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(tmp_path / "edgegen.db")
+    with database.transaction() as db:
+        set_fact(db, "mark", MARK)
+    yield database
+    database.close()
+
+
+def is_copied(database: Database) -> bool:
+    return MARK.encode() in database.path.read_bytes()
+
+
+def test_after_many_commits_and_a_pause_the_log_is_copied(database):
+    checkpointer = Checkpointer(database.path, after=3, quiet_s=0.05)
+    checkpointer.note_commit()
+    checkpointer.note_commit()
+    assert checkpointer._thread is None, "nothing runs on an idle device"
+    checkpointer.note_commit()
+    assert not is_copied(database)
+    wait_for(lambda: is_copied(database), "the log is copied")
+    wait_for(lambda: not checkpointer._thread.is_alive(), "the thread ends")
+    assert database.fact("mark") == MARK
+
+
+def test_a_burst_is_not_held_up_and_closing_does_not_wait(database):
+    checkpointer = Checkpointer(database.path, after=1, quiet_s=60, longest_s=60)
+    checkpointer.note_commit()
+    began = time.monotonic()
+    checkpointer.close()
+    assert time.monotonic() - began < 10
+    assert not is_copied(database)
+
+
+def test_a_burst_without_end_does_not_put_it_off_for_ever(database):
+    checkpointer = Checkpointer(database.path, after=1, quiet_s=60, longest_s=0.05)
+    checkpointer.note_commit()
+    wait_for(lambda: is_copied(database), "the log is copied")
+
+
+def test_a_database_that_is_gone_is_not_made_anew(tmp_path):
+    checkpointer = Checkpointer(tmp_path / "gone.db", after=1, quiet_s=0)
+    checkpointer.note_commit()
+    checkpointer.close()
+    assert not (tmp_path / "gone.db").exists()
+
+
+def test_the_database_has_one_and_sqlites_own_stays_as_the_bound(database):
+    database._checkpointer = Checkpointer(database.path, after=2, quiet_s=0.05)
+    for number in range(2):
+        with database.transaction() as db:
+            set_fact(db, "number", str(number))
+    wait_for(lambda: is_copied(database), "the log is copied")
+    assert database.rows("PRAGMA wal_autocheckpoint")[0][0] == 4000
+    assert database.rows("PRAGMA synchronous")[0][0] == 2, "FULL"
