@@ -39,7 +39,7 @@ from .defaults import PackDefaults, default_settings, default_sizes, pack_name, 
 from .export import export
 from .fp16 import convert_fp16
 from .graphs import graph_bytes, layers, load_graph, save_graph, weights_read_from
-from .imageprompt import IMAGE, add_image_prompt, transformer_depths
+from .imageprompt import IMAGE, add_image_prompt, strip_image_prompt, transformer_depths
 from .layertable import ADAPTABLE, write_layer_table
 from .onnximport import import_graph
 from .original import Hints
@@ -50,6 +50,7 @@ from .ram import measure_needs
 from .report.make import attach, empty_report, with_costs, with_pictures
 from .rewrites import stamp
 from .runner import Recipe, Runner
+from .shown import Shown, shown_by
 from .source import NO_HINTS, Source, open_source
 from .stages import counter, expected_stages
 from .vocabulary import second_padding, write_tokenizer
@@ -68,6 +69,7 @@ class BuildOptions:
         samples: recorded inputs kept per graph.
         fresh: take nothing over from a build that was cut off.
         budget_s: what recording and judging may cost, as `plan` reckons it.
+        ip_adapter: an adapter whose tokens the denoiser is shown while INT8 ranges are recorded.
     """
 
     precision: Precision = "int8"
@@ -83,6 +85,7 @@ class BuildOptions:
     with_encoder: bool = False
     with_control: bool = False
     with_ip_adapter: bool = False
+    ip_adapter: Path | None = None
     sheet: Path | None = None
     int8: Int8Options = field(default_factory=Int8Options)
     hints: Hints = NO_HINTS
@@ -140,6 +143,8 @@ class _Builder:
         self.is_cut = False
         self.plan: Plan | None = None
         self.ip_layers: list[IpLayer] | None = None
+        self.calibrated = dict(self.float_graphs)
+        self.shown: Shown = lambda _: ({}, {})
         write_tokenizer(source.tokenizer, self.pack / "tokenizer.json", source.pad_token)
         self.tokenizer_2 = _second_tokenizer(source)
 
@@ -150,6 +155,7 @@ class _Builder:
         self._digest = [source_digest(path) for path in (self.source.folder, *tokenizers)]
         for role in self.roles:
             self._make_float(role)
+        self._look_at_calibration()
         self.plan = plan = self._make_plan()
         self._convert(plan)
         self.is_cut = cut_decoder(self.graphs["vae_decoder"])
@@ -165,6 +171,16 @@ class _Builder:
         manifest = attach(self.pack, manifest, self.report)
         write_manifest(self.pack, manifest)
         return manifest
+
+    def _look_at_calibration(self) -> None:
+        """With an adapter at hand the denoiser that looks at pictures is recorded and quantized; the plain
+        one, of the same weights and ranges, comes of it."""
+        if self.options.ip_adapter is None or self.options.precision != "int8":
+            return
+        unet = self.float_graphs["unet"]
+        layers = add_image_prompt(unet, transformer_depths(self.source.configs["unet"]))
+        self.calibrated["unet"] = unet.with_name(IMAGE[unet.name])
+        self.shown = shown_by(self.options.ip_adapter, layers, self.options.seed)
 
     def _look_at_pictures(self) -> list[IpLayer]:
         """Write the denoiser's graphs that also take what IP-Adapters tell; the layers that do."""
@@ -245,10 +261,12 @@ class _Builder:
     def _convert_int8(self, role: str, plan: Plan) -> dict[str, Any]:
         recorded, o = self.stage / "calibration", self.options
         records, seen = Records.of(recorded, role), observations(recorded, role)
-        graph = self.float_graphs[role]
+        graph = self.calibrated[role]
         judging = plan.probes, plan.crop, plan.rounds
         converter = Int8Converter(graph, records, seen, o.int8, __version__, *judging)
         report = converter.convert(role, self.graphs[role])
+        if graph != self.float_graphs[role]:
+            strip_image_prompt(self.graphs[role])
         kept = f", {len(report.float_layers)} layers kept float" if report.float_layers else ""
         missed = (
             "" if report.sqnr_db >= report.target_sqnr_db else f" (target {report.target_sqnr_db} missed)"
@@ -264,11 +282,12 @@ class _Builder:
         prompts = list(o.calibration_prompts)[: plan.recording_pictures]
         tokenizer = file_entry(recipe.tokenizer).sha256
         inputs = [prompts, o.seed, o.samples, {**asdict(recipe), "tokenizer": tokenizer}]
+        inputs += [file_entry(o.ip_adapter).sha256] if o.ip_adapter else []
 
         def make() -> None:
             steps = 2 * recipe.steps * len(prompts)
             advance = counter(self.progress, steps if recipe.guidance != 1 else steps // 2)
-            record_runs(self.float_graphs, recipe, prompts, o.seed, folder, o.samples, advance)
+            record_runs(self.calibrated, recipe, prompts, o.seed, folder, o.samples, advance, self.shown)
 
         self.work.step("record", inputs, [folder], make)
 
@@ -348,6 +367,8 @@ class _Builder:
                 "seed": o.seed,
                 "keep_float": list(o.int8.keep_float),
             }
+            if o.ip_adapter:
+                how["calibration"]["ip_adapter"] = o.ip_adapter.name
         return how
 
     def _evaluated(self, manifest: Manifest, plan: Plan) -> Manifest:

@@ -130,6 +130,12 @@ _FILE = click.Path(path_type=Path)
 @click.option("--with-control", is_flag=True, help="Let ControlNets speak to the denoiser (unet_control).")
 @click.option("--with-ip-adapter", is_flag=True, help="Let IP-Adapters speak to the denoiser (unet_ip).")
 @click.option(
+    "--ip-adapter",
+    type=_FILE,
+    metavar="FILE",
+    help="As --with-ip-adapter; INT8 ranges also see the tokens of this adapter (.safetensors).",
+)
+@click.option(
     "--sheet", type=_FILE, help="Contact sheet to write: float32 and this pack, side by side (PNG)."
 )
 @click.option(
@@ -174,8 +180,11 @@ def build(ctx: click.Context, source: Path, output: Path, precision: str, target
     from .build import BuildOptions, build_pack
     from .convert import TARGET_SQNR_DB, Int8Options
     from .rules import check_names
+    from .shown import open_adapter
 
     check_names(flags["without_rule"])
+    if flags["ip_adapter"]:
+        open_adapter(flags["ip_adapter"])
     calibration, evaluation = flags["calibration_prompts"], flags["evaluation_prompts"]
     int8 = Int8Options(
         target=target,  # type: ignore[arg-type]
@@ -199,7 +208,8 @@ def build(ctx: click.Context, source: Path, output: Path, precision: str, target
         evaluate=not flags["no_evaluate"],
         with_encoder=flags["with_encoder"],
         with_control=flags["with_control"],
-        with_ip_adapter=flags["with_ip_adapter"],
+        with_ip_adapter=flags["with_ip_adapter"] or flags["ip_adapter"] is not None,
+        ip_adapter=flags["ip_adapter"],
         sheet=flags["sheet"],
         int8=int8,
         hints=hints,

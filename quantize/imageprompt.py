@@ -166,8 +166,9 @@ def _beside(node: NodeProto, number: int) -> tuple[NodeProto, NodeProto]:
     return see, helper.make_node("Add", [node.output[0], seen], [total], name=f"{_PREFIX}add_{number}")
 
 
-def strip_image_prompt(model: ModelProto) -> ModelProto:
-    """The graph without what `add_image_prompt` put there; changed in place."""
+def strip_image_prompt(path: Path) -> None:
+    """Take what `add_image_prompt` put there out of a graph again; its weights stay as they are."""
+    model = load_graph(path, weights=False)
     graph = model.graph
     plain = {node.output[0]: node.input[0] for node in graph.node if node.name.startswith(f"{_PREFIX}add_")}
     kept = [node for node in graph.node if not _OURS.fullmatch(node.name)]
@@ -179,4 +180,4 @@ def strip_image_prompt(model: ModelProto) -> ModelProto:
     for name in (KEYS, VALUES):
         graph.input.remove(next(one for one in graph.input if one.name == name))
     graph.initializer.remove(initializers(model)[_SIZES])
-    return model
+    path.write_bytes(model.SerializeToString())
