@@ -5,7 +5,8 @@
 Each run is a process of its own in a cgroup of its own: interpreter, libraries and file pages all count. File
 caches are dropped first (for the whole machine), and there is no swap. Limits are MB of 10^6 bytes; 0: none.
 Limits alternate within a round, and of several rounds the medians count. CPU seconds are the process's own:
-they say what the mode costs also where others use the machine. Needs root.
+they say what the mode costs also where others use the machine. Read MB came from the disk: weights that did
+not stay count each time they are read. Needs root.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ENTER = 'echo $$ > "$1" && shift && exec "$@"'  # the group must own the process before Python starts
 SAMPLE_S = 0.01
 ONE_RUN = """
-import hashlib, json, resource, sys, time
+import hashlib, json, pathlib, resource, sys, time
 from edgegen.engine.pipeline import TextToImage
 from edgegen.engine.request import resolve_settings
 from edgegen.jobs.job import JobRequest
@@ -44,6 +45,8 @@ began = time.monotonic()
 used = resource.getrusage(resource.RUSAGE_SELF)
 told = {"seconds": round(time.monotonic() - began, 2), "mode": engine.memory.mode.name}
 told |= {"cpu_s": round(used.ru_utime + used.ru_stime, 2), "decoding": picture.decoding}
+read = next(r for r in pathlib.Path("/proc/self/io").read_text().splitlines() if r.startswith("read_bytes"))
+told |= {"read_mb": round(int(read.split()[1]) / 1e6)}
 print(json.dumps(told | {"sha256": hashlib.sha256(picture.pixels.tobytes()).hexdigest()}))
 """
 
@@ -153,8 +156,19 @@ def ending(code: int, err: str) -> str:
 
 def table(rows: list[dict]) -> list[str]:
     """Markdown; ratios are to the pack's first run."""
-    names = "pack", "limit MB", "mode", "s", "ratio", "CPU s", "ratio", "anonymous MB", "group MB", "picture"
-    head = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    names = (
+        "pack",
+        "limit MB",
+        "mode",
+        "s",
+        "ratio",
+        "CPU s",
+        "ratio",
+        "read MB",
+        "anonymous MB",
+        "group MB",
+    )
+    head = [f"| {' | '.join(names)} | picture |", "|" + "---|" * (len(names) + 1)]
     return head + [line(row, next(r for r in rows if r["pack"] == row["pack"])) for row in rows]
 
 
@@ -179,6 +193,7 @@ def line(row: dict, first: dict | None = None) -> str:
         ratio(row, first, "seconds"),
         row.get("cpu_s", "-"),
         ratio(row, first, "cpu_s"),
+        row.get("read_mb", "-"),
         row["anonymous_mb"],
         row["group_mb"] or "-",
         picture,

@@ -26,6 +26,13 @@ SAMPLERS = (
     "uni_pc",
     "lcm",
     "ipndm",
+    "uni_pc_bh2",
+    "dpmpp_3m_sde",
+    "ddpm",
+    "pndm",
+    "dpmpp_sde_gpu",
+    "dpmpp_2m_sde_gpu",
+    "dpmpp_3m_sde_gpu",
 )
 SCHEDULES = ("normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta")
 NO_STYLE = "No style"  # the choice that changes nothing

@@ -4,95 +4,43 @@ from __future__ import annotations
 
 import functools
 import gc
-import math
-import platform
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import torch
 import transformers
 
 from edgegen import __version__
-from edgegen.pack import (
-    LAYER_TABLE,
-    GraphEntry,
-    IpLayer,
-    Manifest,
-    Precision,
-    SecondTokenizer,
-    TokenizerEntry,
-    file_entry,
-    write_manifest,
-)
+from edgegen.pack import IpLayer, Manifest, file_entry, write_manifest
 
-from . import evaluate as ev
-from .calibrate import Recorder, Records, observations, record_runs
+from .buildoptions import BuildOptions
+from .calibrate import Records, observations, record_runs
 from .control import CONTROL, add_control
-from .convert import Int8Converter, Int8Options
-from .cut import HEAD, TAIL, cut_decoder
-from .defaults import PackDefaults, default_settings, default_sizes, pack_name, read_defaults
+from .convert import Int8Converter
+from .cut import cut_decoder
+from .defaults import PackDefaults, read_defaults
+from .described import Description
 from .export import export
 from .fp16 import convert_fp16
 from .graphs import graph_bytes, layers, load_graph, save_graph, weights_read_from
 from .imageprompt import IMAGE, add_image_prompt, strip_image_prompt, transformer_depths
+from .judge import Judge
 from .layertable import ADAPTABLE, write_layer_table
 from .onnximport import import_graph
-from .original import Hints
 from .plan import Plan, make_plan
-from .preview import fit_latent_rgb
 from .progress import Progress
-from .ram import measure_needs
-from .report.make import attach, empty_report, with_costs, with_pictures
+from .report.make import attach, empty_report
 from .rewrites import stamp
-from .runner import Recipe, Runner
+from .runner import Recipe
 from .shown import Shown, shown_by
-from .source import NO_HINTS, Source, open_source
+from .source import Source, open_source
 from .stages import counter, expected_stages
-from .vocabulary import second_padding, write_tokenizer
+from .vocabulary import write_tokenizer
 from .weightonly import WEIGHT_BITS, convert_weight_only
 from .work import Work, source_digest, work_folder
-
-EVALUATION_RECORDS = 16
-EVALUATION_SEED = 900_000  # far from the calibration's
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What to build and how to judge it.
-
-    Attributes:
-        samples: recorded inputs kept per graph.
-        fresh: take nothing over from a build that was cut off.
-        budget_s: what recording and judging may cost, as `plan` reckons it.
-        ip_adapter: an adapter whose tokens the denoiser is shown while INT8 ranges are recorded.
-    """
-
-    precision: Precision = "int8"
-    name: str | None = None
-    title: str | None = None
-    licence: str | None = None
-    steps: int | None = None
-    calibration_prompts: Sequence[str] = ()
-    evaluation_prompts: Sequence[str] = ()
-    samples: int = 128
-    seed: int = 0
-    evaluate: bool = True
-    with_encoder: bool = False
-    with_control: bool = False
-    with_ip_adapter: bool = False
-    ip_adapter: Path | None = None
-    sheet: Path | None = None
-    int8: Int8Options = field(default_factory=Int8Options)
-    hints: Hints = NO_HINTS
-    without_rules: tuple[str, ...] = ()
-    force: bool = False
-    fresh: bool = False
-    budget_s: float = 480.0
 
 
 def build_pack(folder: Path, out: Path, options: BuildOptions, progress: Progress | None = None) -> Manifest:
@@ -138,15 +86,12 @@ class _Builder:
         self.roles = (*source.roles, "vae_encoder") if options.with_encoder else source.roles
         self.float_graphs = {role: self.stage / "fp32" / role / "model.onnx" for role in self.roles}
         self.graphs = {role: self.pack / role / "model.onnx" for role in self.roles}
-        self.reports: dict[str, dict[str, Any]] = {}
-        self.export_errors: dict[str, float] = {}
-        self.is_cut = False
-        self.plan: Plan | None = None
-        self.ip_layers: list[IpLayer] | None = None
         self.calibrated = dict(self.float_graphs)
         self.shown: Shown = lambda _: ({}, {})
+        self.reports: dict[str, dict[str, Any]] = {}
+        self.export_errors: dict[str, float] = {}
         write_tokenizer(source.tokenizer, self.pack / "tokenizer.json", source.pad_token)
-        self.tokenizer_2 = _second_tokenizer(source)
+        self.description = Description(source, given, options, self.pack, self.roles)
 
     def build(self) -> Manifest:
         self.progress.expect(expected_stages(self.roles, self.options.precision, self.options.evaluate))
@@ -156,19 +101,18 @@ class _Builder:
         for role in self.roles:
             self._make_float(role)
         self._look_at_calibration()
-        self.plan = plan = self._make_plan()
+        plan = self._make_plan()
         self._convert(plan)
-        self.is_cut = cut_decoder(self.graphs["vae_decoder"])
+        is_cut = cut_decoder(self.graphs["vae_decoder"])
         if self.options.with_control:
             add_control(self.graphs["unet"])
-        if self.options.with_ip_adapter:
-            self.ip_layers = self._look_at_pictures()
-        manifest = self._manifest({}, 0)
-        self.report = empty_report(self.export_errors)
+        ip_layers = self._look_at_pictures() if self.options.with_ip_adapter else None
+        manifest = self.description.of_graphs(plan, is_cut, ip_layers)
+        report = empty_report(self.export_errors)
         if self.options.evaluate:
             write_manifest(self.pack, manifest)
-            manifest = self._evaluated(manifest, plan)
-        manifest = attach(self.pack, manifest, self.report)
+            manifest, report = self._judge().judge(manifest, report, self._recipe(), plan, self.reports)
+        manifest = attach(self.pack, manifest, report)
         write_manifest(self.pack, manifest)
         return manifest
 
@@ -292,166 +236,13 @@ class _Builder:
         self.work.step("record", inputs, [folder], make)
 
     def _recipe(self) -> Recipe:
-        return Recipe.of_manifest(self._manifest({}, 0, entries=False), self.pack / "tokenizer.json")
+        return Recipe.of_manifest(self.description.of_settings(), self.pack / "tokenizer.json")
 
-    def _manifest(self, evaluation: dict[str, Any], ram_mb: int, entries: bool = True) -> Manifest:
-        s, int8 = self.source, self.options.precision == "int8"
-        schedule = s.schedule
-        name = pack_name(s, self.given)
-        tokenizer = file_entry(self.pack / "tokenizer.json")
-        return Manifest(
-            name=name,
-            title=self.given.title or name,
-            family=self.given.family or s.family,
-            graphs=self._entries(entries),
-            tokenizer=TokenizerEntry(
-                file="tokenizer.json", sha256=tokenizer.sha256, bytes=tokenizer.bytes, max_length=s.max_length
-            ),
-            tokenizer_2=self.tokenizer_2,
-            prediction_type=s.prediction_type,  # type: ignore[arg-type]
-            beta_schedule=schedule.beta_schedule,  # type: ignore[arg-type]
-            beta_start=schedule.beta_start,
-            beta_end=schedule.beta_end,
-            num_train_timesteps=schedule.num_train_timesteps,
-            rescale_zero_terminal_snr=schedule.rescale_zero_terminal_snr,
-            timestep_spacing=schedule.timestep_spacing,  # type: ignore[arg-type]
-            steps_offset=schedule.steps_offset,
-            latent_channels=s.latent_channels,
-            latent_downscale=s.latent_downscale,
-            latent_scale=s.latent_scale,
-            guidance_embedding_dim=s.guidance_embedding_dim,
-            ip_layers=self.ip_layers,
-            defaults=default_settings(s, self.given),
-            sizes=default_sizes(s, self.given),
-            target=self.options.int8.target if int8 else "any",
-            min_ram_mb=ram_mb,
-            licence=self.given.licence or "not stated by the source",
-            provenance={**self.given.provenance, "quantized": self._how()},
-            evaluation=evaluation,
+    def _judge(self) -> Judge:
+        drawing = self.source.roles  # the encoder is no part of it
+        return Judge(
+            self.float_graphs, self.graphs, drawing, self.pack, self.options, self.work, self.progress
         )
-
-    def _entries(self, real: bool) -> dict[str, GraphEntry]:
-        """By role; the two parts of a cut decoder share its weights, and both denoisers theirs."""
-        entries = {role: self._entry(role, real) for role in self.roles}
-        parts = {"vae_decoder_head": HEAD, "vae_decoder_tail": TAIL} if real and self.is_cut else {}
-        found = entries | {role: self._entry("vae_decoder", real, name) for role, name in parts.items()}
-        more = {"unet_control": CONTROL} if self.options.with_control else {}
-        if self.options.with_ip_adapter:
-            denoisers = {"unet": "model.onnx", **more}
-            more |= {f"{role}_ip": IMAGE[name] for role, name in denoisers.items()}
-        return found | {role: self._entry("unet", real, name) for role, name in more.items() if real}
-
-    def _entry(self, role: str, real: bool, graph: str = "model.onnx") -> GraphEntry:
-        name = f"{role}/{graph}"
-        names = (graph, "model.onnx.data", LAYER_TABLE)
-        found = [self.graphs[role].with_name(n) for n in names] if real else []
-        files = {f"{role}/{path.name}": file_entry(path) for path in found if path.exists()}
-        nothing = file_entry(self.pack / "tokenizer.json")
-        return GraphEntry(file=name, precision=self.options.precision, files=files or {name: nothing})
-
-    def _how(self) -> dict[str, Any]:
-        o = self.options
-        how: dict[str, Any] = {
-            "by": f"edgegen {__version__}",
-            "checkpoint": self.source.folder.resolve().name,
-            "precision": o.precision,
-            "onnxruntime": onnxruntime.__version__,
-            "torch": torch.__version__.split("+")[0],
-            "onnx": onnx.__version__,
-        }
-        if o.precision == "int8" and self.plan:
-            how["calibration"] = {
-                "method": o.int8.method,
-                "pictures": self.plan.recording_pictures,
-                "steps": self.plan.recording_steps,
-                "seed": o.seed,
-                "keep_float": list(o.int8.keep_float),
-            }
-            if o.ip_adapter:
-                how["calibration"]["ip_adapter"] = o.ip_adapter.name
-        return how
-
-    def _evaluated(self, manifest: Manifest, plan: Plan) -> Manifest:
-        """The manifest with its evaluation; the reference is this build's own float32 graphs."""
-        prompts = list(self.options.evaluation_prompts)[: plan.drawing_pictures]
-        recipe = replace(self._recipe(), steps=plan.drawing_steps)
-        recorder = Recorder(self.stage / "evaluation", EVALUATION_RECORDS, hold_out=False)
-        wanted = self._drawn("float", self.float_graphs, recipe, prompts, recorder)
-        got = self._drawn("pack", self.graphs, recipe, prompts)
-        self.progress.begin("measure")
-        if self.options.sheet:
-            ev.contact_sheet(wanted, got, self.options.sheet)
-        records = {role: Records.of(self.stage / "evaluation", role) for role in self.roles}
-        self.report = with_pictures(self.report, prompts, EVALUATION_SEED, wanted, got)
-        self.report = with_costs(self.report, self.float_graphs, self.graphs, records)
-        cost = ev.measure_cost(self.pack, prompts[0], timed_steps=plan.timed_steps)
-        needs, memory = measure_needs(self.pack, prompts[0])
-        result = {**self._result(wanted, got, cost, recipe), "memory": memory}
-        found = {"evaluation": result, "min_ram_mb": math.ceil(cost.peak_mb), "ram_mb": needs}
-        decoder, decoded = self.float_graphs["vae_decoder"], records["vae_decoder"]
-        found["latent_rgb"] = fit_latent_rgb(decoder, decoded, manifest.latent_scale)
-        return Manifest.model_validate(manifest.model_copy(update=found))
-
-    def _drawn(
-        self,
-        which: str,
-        graphs: dict[str, Path],
-        recipe: Recipe,
-        prompts: Sequence[str],
-        recorder: Recorder | None = None,
-    ) -> list[np.ndarray]:
-        """The pictures by which pack and float are compared; what the float graphs gave is recorded."""
-        file, records = self.stage / f"pictures-{which}.npy", self.stage / "evaluation"
-
-        def make() -> None:
-            runner = Runner({role: graphs[role] for role in self.source.roles}, recipe, observer=recorder)
-            advance = counter(self.progress, len(prompts))
-            np.save(file, np.array(ev.make_pictures(runner, prompts, EVALUATION_SEED, advance)))
-            gc.collect()
-
-        self.work.step(
-            f"draw {which}", [prompts, recipe.steps], [file, records] if recorder else [file], make
-        )
-        return list(np.load(file))
-
-    def _result(
-        self,
-        wanted: Sequence[np.ndarray],
-        got: Sequence[np.ndarray],
-        cost: ev.Cost,
-        recipe: Recipe,
-    ) -> dict[str, Any]:
-        graphs = {}
-        for role in self.roles:
-            records = Records.of(self.stage / "evaluation", role)
-            drift = ev.graph_drift(self.graphs[role], records) if len(records) else None
-            size = sum(path.stat().st_size for path in self.graphs[role].parent.iterdir())
-            graphs[role] = {
-                "bytes": size,
-                **(ev.as_json(drift) if drift else {}),
-                **self.reports.get(role, {}),
-            }
-        return {
-            "reference": "fp32 graphs of the same checkpoint, ONNX Runtime CPU",
-            "settings": {
-                "seed": EVALUATION_SEED,
-                "sampler": recipe.sampler,
-                "steps": recipe.steps,
-                "guidance": recipe.guidance,
-                "width": recipe.width,
-                "height": recipe.height,
-            },
-            "graphs": graphs,
-            "pictures": ev.as_json(ev.picture_drift(wanted, got)),
-            "cost": {**ev.as_json(cost), "machine": f"{platform.machine()}, {_cpu_count()} CPUs"},
-        }
-
-
-def _second_tokenizer(source: Source) -> SecondTokenizer | None:
-    if not source.is_sdxl:
-        return None
-    padding = second_padding(source.tokenizer, source.tokenizer_2, source.pad_token)
-    return None if padding is None else SecondTokenizer(pad_token_id=padding)
 
 
 def _versions() -> dict[str, str]:
@@ -477,9 +268,3 @@ def copy_stamped(graph: Path, out: Path) -> None:
     with weights_read_from(graph) as model:
         stamp(model, __version__)
         save_graph(model, out)
-
-
-def _cpu_count() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -29,13 +29,13 @@ def import_graph(source: Source, role: str, path: Path, without_rules: Collectio
         raise SourceError(f"{source.folder} has no {role}/model.onnx")
     raise_if(source.folder, graph_problems(role, read_skeleton(theirs), source.is_sdxl))
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        model = load_graph(theirs)  # refuses weights outside the graph's own folder
-    except (onnx.checker.ValidationError, OSError, ValueError) as err:
-        raise SourceError(f"{role}/model.onnx: its weights cannot be read: {err}") from None
+    model = load_graph(theirs, weights=False)
     _choose_outputs(model, role, source.is_sdxl)
     _fit_inputs(model)
-    save_graph(model, path)
+    try:
+        save_graph(model, path, theirs.parent)  # refuses weights outside the graph's own folder
+    except (onnx.checker.ValidationError, OSError, ValueError) as err:
+        raise SourceError(f"{role}/model.onnx: its weights cannot be read: {err}") from None
     del model
     tidy(path, without_rules)
 

@@ -22,6 +22,7 @@ from edgegen.pack import (
     MANIFEST_MAX_BYTES,
     FileEntry,
     Pack,
+    PackFinder,
     Sampler,
     SecondTokenizer,
     Sizes,
@@ -274,6 +275,24 @@ def test_find_by_name_and_by_path(folder: Path, tmp_path: Path) -> None:
     assert find_pack("tiny", [tmp_path, PACKS]).folder == folder
     with pytest.raises(UnknownPack):
         find_pack(str(folder), [PACKS], allow_path=False)
+
+
+def test_a_finder_reads_again_only_what_has_changed(folder: Path, tmp_path: Path) -> None:
+    finder = PackFinder([tmp_path])
+    pack = finder.find("tiny")
+    assert finder.find("tiny") is pack
+    assert finder.find(str(folder)).folder == folder
+    with pytest.raises(UnknownPack):
+        finder.find(str(folder), allow_path=False)
+    write_manifest(folder, pack.manifest.model_copy(update={"name": "other"}))
+    assert finder.find("other").name == "other"
+    with pytest.raises(UnknownPack):
+        finder.find("tiny")
+    shutil.copytree(TINY, tmp_path / "a-later-one")
+    assert finder.find("tiny").folder == tmp_path / "a-later-one"
+    (tmp_path / "a-later-one/tokenizer.json").unlink()
+    with pytest.raises(PackError, match=r"tokenizer\.json"):
+        finder.find("tiny")
 
 
 def test_unknown_pack_says_what_is_there() -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 STDIN_MAX_BYTES = 1_000_000
 SAMPLERS = (  # written out: their home in `settings` is slow to import
     "euler, euler_ancestral, heun, dpm_2, dpm_2_ancestral, lms, dpmpp_2s_ancestral, dpmpp_sde, dpmpp_2m, "
-    "dpmpp_2m_sde, ddim, uni_pc, lcm, ipndm"
+    "dpmpp_2m_sde, ddim, uni_pc, lcm, ipndm, uni_pc_bh2, dpmpp_3m_sde, ddpm, pndm, dpmpp_sde_gpu, "
+    "dpmpp_2m_sde_gpu, dpmpp_3m_sde_gpu"
 )
 SCHEDULES = "normal, karras, exponential, sgm_uniform, simple, ddim_uniform, beta"
 PACKS_SAY = ("width", "height", "steps")

@@ -220,7 +220,7 @@ def filled_workflow(raw: bytes, sets: tuple[str, ...]) -> Workflow:
 
 def verdict_on(bench: Workbench, checked: CheckedWorkflow) -> dict[str, Any]:
     """What will run, on which packs, and the most memory any of them is known to need."""
-    from edgegen.engine.nodes import packs_of
+    from edgegen.engine.nodes import packs_of, remarks_on
 
     packs = packs_of(bench, checked)
     classes = [node.class_type for node in checked.nodes.values()]
@@ -229,6 +229,7 @@ def verdict_on(bench: Workbench, checked: CheckedWorkflow) -> dict[str, Any]:
         "nodes": {name: classes.count(name) for name in sorted(set(classes))},
         "unused": checked.unused,
         "checkpoints": {name: pack.name for name, pack in packs.items()},
+        "remarks": remarks_on(checked),
         "node_errors": {},
     }
 
@@ -270,6 +271,8 @@ def tell(verdict: dict[str, Any]) -> None:
     say(f"ok: it can run here: {counted}")
     for checkpoint, pack in verdict["checkpoints"].items():
         say(f"checkpoint {printable(checkpoint)}: pack {pack}")
+    for remark in verdict["remarks"]:
+        say(f"note: {printable(remark)}")
     if verdict["seconds"] is None:
         say(f"seconds: unknown; {printable(verdict['seconds_note'])}")
     else:

@@ -5,11 +5,13 @@ Latents, `Step` and `Moved` as in `solvers`. `history` holds the newest first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .solvers import Moved, Step, toward
+from .solvers import NO_SIGNAL, Moved, Step, toward
+
+Scale = Callable[[float], float]
 
 LMS_ORDER = 4
 UNI_PC_ORDER = 3
@@ -75,8 +77,61 @@ def dpmpp_2m_sde(step: Step) -> Moved:
     return Moved(x + step.there * np.sqrt(1 - ratio**2) * step.draw(), denoised, (denoised,))
 
 
+def dpmpp_3m_sde(step: Step) -> Moved:
+    """SDE-DPM-Solver++ of order 3 (as k-diffusion's sample_dpmpp_3m_sde, after Lu et al. 2022,
+    arXiv:2211.01095); the first steps are of order 1 and 2, that to 0 is the picture seen."""
+    denoised = step.look()
+    seen = (denoised, *step.history)[:3]
+    if step.there == 0:
+        return Moved(denoised, denoised, seen)
+    ratio = (step.there / step.here) ** 2
+    x = denoised + (step.x - denoised) * ratio + _bend(step, seen)
+    return Moved(x + step.there * np.sqrt(1 - ratio) * step.draw(), denoised, seen[:2])
+
+
+def _bend(step: Step, seen: tuple[np.ndarray, ...]) -> np.ndarray | float:
+    """What first and second differences of the pictures seen add to a step of order 1."""
+    if len(seen) < 2:
+        return 0.0
+    h, *before = (
+        float(np.log(step.sigmas[i] / step.sigmas[i + 1])) for i in range(step.i, step.i - len(seen), -1)
+    )
+    phi_2 = np.expm1(-2 * h) / (2 * h) + 1
+    first = (seen[0] - seen[1]) * (h / before[0])
+    if len(seen) < 3:
+        return phi_2 * first
+    second = first - (seen[1] - seen[2]) * (h / before[1])
+    whole = before[0] + before[1]
+    phi_3 = phi_2 / (2 * h) - 0.5
+    return phi_2 * (first + second * (before[0] / whole)) - phi_3 * second * (h / whole)
+
+
+def pndm(step: Step) -> Moved:
+    """Pseudo linear multistep of order 4 whose first step looks twice, as Heun does (Liu et al. 2022,
+    arXiv:2202.09778, eq. 12, without the Runge-Kutta steps at the start)."""
+    denoised = step.look()
+    slopes = ((step.x - denoised) / step.here, *step.history)[: len(_ADAMS_BASHFORTH)]
+    slope = _weighted(_ADAMS_BASHFORTH[len(slopes) - 1], slopes)
+    if step.i == 0 and step.there > 0 and step.here < NO_SIGNAL:
+        x = toward(step.x, denoised, step.here, step.there)
+        slope = (slope + (x - step.denoise(x, step.there)) / step.there) / 2
+    if step.here >= NO_SIGNAL:
+        return Moved(toward(step.x, denoised, step.here, step.there), denoised, slopes)
+    return Moved(step.x + (step.there - step.here) * slope, denoised, slopes)
+
+
 def uni_pc(step: Step) -> Moved:
-    """UniPC of order 3, predicting the picture, B(h) = h (Zhao et al. 2023, arXiv:2302.04867, alg. 1 and 2).
+    """UniPC of order 3, predicting the picture, B(h) = h (Zhao et al. 2023, arXiv:2302.04867, alg. 1, 2)."""
+    return _uni_pc(step, lambda h: -h)
+
+
+def uni_pc_bh2(step: Step) -> Moved:
+    """The same with B(h) = e^h - 1."""
+    return _uni_pc(step, lambda h: float(np.expm1(-h)))
+
+
+def _uni_pc(step: Step, scale: Scale) -> Moved:
+    """UniPC with B(h) as a function of the step in log SNR, which counts the other way around here.
 
     What is seen from a level first corrects the step that led there, then predicts the next. History:
     the latents the last step started from, then the pictures seen, newest first.
@@ -84,10 +139,10 @@ def uni_pc(step: Step) -> Moved:
     denoised = step.look()
     x, seen = step.x, step.history[1:]
     if seen:
-        x = _uni_c(step, denoised, _uni_pc_order(step, step.i - 1, len(seen)))
+        x = _uni_c(step, denoised, _uni_pc_order(step, step.i - 1, len(seen)), scale)
     seen = (denoised, *seen)[:UNI_PC_ORDER]
     order = _uni_pc_order(step, step.i, len(seen))
-    return Moved(_uni_p(step, x, seen, order), denoised, (x, *seen))
+    return Moved(_uni_p(step, x, seen, order, scale), denoised, (x, *seen))
 
 
 def _uni_pc_order(step: Step, i: int, seen: int) -> int:
@@ -95,27 +150,27 @@ def _uni_pc_order(step: Step, i: int, seen: int) -> int:
     return min(UNI_PC_ORDER, len(step.sigmas) - 1 - i, seen)
 
 
-def _uni_p(step: Step, x: np.ndarray, seen: tuple[np.ndarray, ...], order: int) -> np.ndarray:
+def _uni_p(step: Step, x: np.ndarray, seen: tuple[np.ndarray, ...], order: int, scale: Scale) -> np.ndarray:
     """The predictor (alg. 2), from `here` to `there`."""
     moved = toward(x, seen[0], step.here, step.there)
     if order == 1:
         return moved
     h = np.log(step.here / step.there)
     ratios, differences = _uni_pc_differences(step.sigmas, step.i, h, seen, order)
-    matrix, right = _uni_pc_system([*ratios, 1.0], h)
+    matrix, right = _uni_pc_system([*ratios, 1.0], h, scale(h))
     weights = [0.5] if order == 2 else np.linalg.solve(matrix[:-1, :-1], right[:-1])
-    return moved + h * _weighted(weights, differences)
+    return moved - scale(h) * _weighted(weights, differences)
 
 
-def _uni_c(step: Step, denoised: np.ndarray, order: int) -> np.ndarray:
+def _uni_c(step: Step, denoised: np.ndarray, order: int, scale: Scale) -> np.ndarray:
     """The corrector (alg. 1): the step to `here` again, now that the picture was seen from here."""
     start, seen = step.history[0], step.history[1:]
     before = float(step.sigmas[step.i - 1])
     h = np.log(before / step.here)
     ratios, differences = _uni_pc_differences(step.sigmas, step.i - 1, h, seen, order)
-    weights = [0.5] if order == 1 else np.linalg.solve(*_uni_pc_system([*ratios, 1.0], h))
+    weights = [0.5] if order == 1 else np.linalg.solve(*_uni_pc_system([*ratios, 1.0], h, scale(h)))
     differences = (*differences, denoised - seen[0])
-    return toward(start, seen[0], before, step.here) + h * _weighted(weights, differences)
+    return toward(start, seen[0], before, step.here) - scale(h) * _weighted(weights, differences)
 
 
 def _uni_pc_differences(
@@ -126,13 +181,13 @@ def _uni_pc_differences(
     return ratios, tuple((seen[k + 1] - seen[0]) / ratio for k, ratio in enumerate(ratios))
 
 
-def _uni_pc_system(ratios: list[float], h: float) -> tuple[np.ndarray, np.ndarray]:
-    """The linear system for the weights (theorem 3.1), with B(h) = -h as h counts here."""
+def _uni_pc_system(ratios: list[float], h: float, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """The linear system for the weights (theorem 3.1); `scale` is B(h)."""
     phi = np.expm1(-h) / -h - 1
     rows, right, factorial = [], [], 1
     for k in range(1, len(ratios) + 1):
         rows.append(np.array(ratios) ** (k - 1))
-        right.append(phi * factorial / -h)
+        right.append(phi * factorial / scale)
         factorial *= k + 1
         phi = phi / -h - 1 / factorial
     return np.array(rows), np.array(right)

@@ -49,15 +49,23 @@ class Sampler:
         solve: how it makes a step on sigmas.
         uses_noise: it adds fresh noise.
         spaced_as_dpm: diffusers spaces its levels over steps + 1 points and starts from unit variance.
+        has_unit_start: diffusers starts it from unit variance, too.
         drops_penultimate: ComfyUI skips the last level before 0.
         looks_twice: it asks the denoiser twice a step, but for the one to 0.
+        starts_with_two: it does in the first step only.
     """
 
     solve: Callable[[solvers.Step], solvers.Moved]
     uses_noise: bool = False
     spaced_as_dpm: bool = False
+    has_unit_start: bool = False
     drops_penultimate: bool = False
     looks_twice: bool = False
+    starts_with_two: bool = False
+
+    def looks(self, steps: int) -> int:
+        """How often a run of so many steps, 1 or more, asks the denoiser: the step to 0 asks once."""
+        return 2 * steps - 1 if self.looks_twice else steps + (self.starts_with_two and steps > 1)
 
 
 SCHEDULERS: dict[str, Sampler] = {
@@ -77,7 +85,14 @@ SCHEDULERS: dict[str, Sampler] = {
     "uni_pc": Sampler(multistep.uni_pc, spaced_as_dpm=True, drops_penultimate=True),
     "lcm": Sampler(solvers.lcm, uses_noise=True),
     "ipndm": Sampler(multistep.ipndm),
+    "uni_pc_bh2": Sampler(multistep.uni_pc_bh2, spaced_as_dpm=True, drops_penultimate=True),
+    "dpmpp_3m_sde": Sampler(multistep.dpmpp_3m_sde, uses_noise=True, spaced_as_dpm=True),
+    "ddpm": Sampler(solvers.euler_ancestral, uses_noise=True, has_unit_start=True),  # on sigmas the same
+    "pndm": Sampler(multistep.pndm, has_unit_start=True, starts_with_two=True),
 }
+GPU_NAMES = {f"{name}_gpu": name for name in ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")}
+"""ComfyUI's names for samplers whose noise comes from a graphics card: here it comes from the processor."""
+SCHEDULERS |= {alias: SCHEDULERS[name] for alias, name in GPU_NAMES.items()}
 _ON_THE_PACKS_TIMESTEPS: dict[str, Callable[[NoiseSchedule, str, int], Scheduler]] = {
     "ddim": DdimScheduler,
     "lcm": LcmScheduler,
@@ -188,7 +203,8 @@ def _on_timesteps(sampler: Sampler, schedule: NoiseSchedule, prediction_type: st
     sigmas = np.append(np.interp(timesteps, np.arange(len(trained)), trained), 0.0)
     top_is_visited = schedule.timestep_spacing in ("linspace", "trailing")
     first = float(sigmas[0])
-    start = first if top_is_visited and not sampler.spaced_as_dpm else hypot(first, 1)
+    has_unit_start = sampler.spaced_as_dpm or sampler.has_unit_start
+    start = first if top_is_visited and not has_unit_start else hypot(first, 1)
     known = dict(zip(sigmas.tolist(), timesteps.tolist(), strict=False))
     table = TimestepTable(trained, known, whole=False)
     return SigmaScheduler(sampler.solve, sigmas, table, prediction_type, start, sampler.uses_noise)

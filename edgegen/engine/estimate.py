@@ -223,8 +223,7 @@ def _looks(checked: CheckedWorkflow, node: CheckedNode, pack: Pack) -> int:
     steps = NODES[node.class_type].planned_steps(values)
     if values.get("denoise", 1.0) <= 0 or steps == 0:
         return 0
-    twice = SCHEDULERS[values["sampler_name"]].looks_twice
-    looks = 2 * steps - 1 if twice else steps  # the last step goes to zero noise in one look
+    looks = SCHEDULERS[values["sampler_name"]].looks(steps)
     positive = _conditionings(checked, node.inputs.get("positive"))
     negative = _conditionings(checked, node.inputs.get("negative"))
     one_pass = values.get("cfg") == 1 or pack.manifest.guidance_embedding_dim

@@ -42,6 +42,13 @@ SAMPLER_NAMES = {
     "uni_pc": "UniPC",
     "lcm": "LCM",
     "ipndm": "IPNDM",
+    "uni_pc_bh2": "UniPC bh2",
+    "dpmpp_3m_sde": "DPM++ 3M SDE",
+    "ddpm": "DDPM",
+    "pndm": "PLMS",
+    "dpmpp_sde_gpu": "DPM++ SDE GPU",
+    "dpmpp_2m_sde_gpu": "DPM++ 2M SDE GPU",
+    "dpmpp_3m_sde_gpu": "DPM++ 3M SDE GPU",
 }
 SCHEDULE_NAMES = {
     "normal": "Normal",

@@ -1,6 +1,6 @@
-"""The write-ahead log is copied into its database at a quiet moment, not within a commit that somebody
-waits for.
+"""What the disk does for a database beside the commits that somebody waits for.
 
+The write-ahead log is copied into its database at a quiet moment, not within a commit.
 SQLite's own way is that the commit which makes the log too long copies it, with two more waits for the disk:
 ten jobs or so of a burst then wait long. Ours comes first; SQLite's stays as the bound (sqlite.org/wal.html).
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -83,3 +84,38 @@ class Checkpointer:
                 own.execute("PRAGMA wal_checkpoint(PASSIVE)")
         except sqlite3.Error as err:
             log.debug("%s: the log was not copied: %s", self._path, err)
+
+
+class LogSync:
+    """Has the disk take what was committed without waiting for it, on a thread that ends when it has.
+
+    Args:
+        path: the database; its log lies beside it, and may be opened here, for SQLite locks other files.
+    """
+
+    def __init__(self, path: Path):
+        self._log = path.with_name(f"{path.name}-wal")
+        self._lock = threading.Lock()
+        self._is_due = self._runs = False
+
+    def start(self) -> None:
+        """Returns at once; several calls while the disk is busy are one."""
+        with self._lock:
+            self._is_due = True
+            if self._runs:
+                return
+            self._runs = True
+        threading.Thread(target=self._run, name="log-sync", daemon=True).start()
+
+    def _run(self) -> None:
+        while self._is_wanted():
+            try:
+                with self._log.open("rb") as file:
+                    os.fsync(file.fileno())
+            except OSError as err:  # gone with the last connection, or a disk that later commits tell of
+                log.debug("%s: not synced: %s", self._log, err)
+
+    def _is_wanted(self) -> bool:
+        with self._lock:
+            self._runs, self._is_due = self._is_due, False
+            return self._runs

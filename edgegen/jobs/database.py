@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import StorageError
-from .checkpointer import Checkpointer
+from .checkpointer import Checkpointer, LogSync
 from .salvage import salvage
 
 log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 30.0
+FULL, NORMAL = "FULL", "NORMAL"  # a commit waits for the disk, or does not (sqlite.org/pragma.html)
 MOST_PAGES = 4000  # of 4 KiB in the write-ahead log: then a commit copies them, whoever waits for it
 MIGRATIONS = (
     """
@@ -97,16 +98,24 @@ class Database:
         self._now = now
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._level = ""
         self._checkpointer = Checkpointer(path)
+        self._log_sync = LogSync(path)
         self._inode = -1
         with self._lock, self._readable_errors():
             self._open()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: committed when the block ends, rolled back when it raises."""
+    def transaction(self, waits: bool = True) -> Iterator[sqlite3.Connection]:
+        """A write transaction: committed when the block ends, rolled back when it raises.
+
+        Args:
+            waits: until the disk has it. False is for what a job's way does not hang on: everybody sees it at
+                once and a killed process loses nothing; a power cut within the next milliseconds may.
+        """
         with self._lock, self._readable_errors():
             connection = self._current()
+            self._set_level(connection, FULL if waits else NORMAL)
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -115,6 +124,14 @@ class Database:
                 raise
             connection.commit()
         self._checkpointer.note_commit()
+        if not waits:
+            self._log_sync.start()
+
+    def _set_level(self, connection: sqlite3.Connection, level: str) -> None:
+        """Before it begins, never after: so no failure can leave the next one with less than it asks for."""
+        if self._level != level:
+            connection.execute(f"PRAGMA synchronous = {level}")
+            self._level = level
 
     def rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
         """What a single SELECT finds."""
@@ -194,7 +211,8 @@ class Database:
             connection.row_factory = sqlite3.Row
             connection.text_factory = _tolerant_text  # a flipped bit must not make a row unreadable
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
+            self._level = ""
+            self._set_level(connection, FULL)
             connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_PAGES}")  # the checkpointer comes before
             self._check(connection)
             self._migrate(connection)

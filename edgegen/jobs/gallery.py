@@ -214,7 +214,7 @@ class Gallery:
             for name, size in pictures
             if (match := _NAME.fullmatch(name))
         ]
-        with self._database.transaction() as db:
+        with self._database.transaction(waits=False) as db:  # `reindex` finds a file whose row was lost
             db.executemany(
                 "INSERT OR REPLACE INTO pictures (seq, name, job_id, bytes) VALUES (?, ?, ?, ?)", rows
             )

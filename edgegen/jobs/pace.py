@@ -35,7 +35,7 @@ def remember_pace(database: Database, found: Mapping[str, float]) -> bool:
             return False
         kept = {**{key: value for key, value in known.items() if key not in changed}, **changed}
         newest = dict(list(kept.items())[-MOST:])
-        with database.transaction() as db:
+        with database.transaction(waits=False) as db:
             set_fact(db, FACT, json.dumps(newest))
     except StorageError as err:
         log.warning("how fast this device is was not noted: %s", err)

@@ -22,7 +22,7 @@ from ..engine.pipeline import GenerationSettings, Picture, TextToImage, resolve_
 from ..engine.preview import encode_preview
 from ..engine.providers import choose_provider
 from ..engine.request import random_seed
-from ..pack import Pack, find_pack
+from ..pack import Pack, PackFinder
 from ..settings import EngineSettings, LimitSettings
 from .job import JobRequest
 
@@ -97,7 +97,7 @@ class PipelineRenderer:
     ):
         self._settings = settings
         self._compiled = cache_in(compiled, settings.compiled_mb)
-        self._folders = folders
+        self._packs = PackFinder(folders)
         self._limits = limits
         self._loras = loras or Path("loras")
         self._embeddings = embeddings
@@ -127,8 +127,8 @@ class PipelineRenderer:
     def _find_pack(self, request: JobRequest) -> Pack:
         """A job names an installed pack; only the configuration may name a folder."""
         if request.pack:
-            return find_pack(request.pack, self._folders, allow_path=False)
-        return find_pack(self._settings.pack, self._folders)
+            return self._packs.find(request.pack, allow_path=False)
+        return self._packs.find(self._settings.pack)
 
     def _pipeline_of(self, pack: Pack) -> TextToImage:
         """The loaded pipeline when it is of this very pack, else a new one in its place."""

@@ -4,7 +4,7 @@ Readable without onnx, torch or ONNX Runtime. Whatever a manifest says is hostil
 paths must stay inside the folder, sizes must match on opening, hashes on `Pack.verify`.
 """
 
-from .finding import builtin_packs_dir, candidates, find_pack, list_packs, scan_packs
+from .finding import PackFinder, builtin_packs_dir, candidates, find_pack, list_packs, scan_packs
 from .folder import Pack, PackFolder, check_sizes
 from .hashing import file_entry
 from .manifest import (
@@ -69,6 +69,7 @@ __all__ = [
     "LatentRgb",
     "Manifest",
     "Pack",
+    "PackFinder",
     "PackFolder",
     "PackHead",
     "PackName",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import PackError, UnknownPack
-from .folder import Pack
+from .folder import Pack, check_sizes
 from .manifest import MANIFEST_NAME
 from .reading import ComponentPack, read_manifest, read_pack_json
 
@@ -69,6 +69,38 @@ def find_pack(name: str, folders: Iterable[Path], allow_path: bool = True) -> Pa
         if read_pack_json(folder).get("name") == name:
             read_manifest(folder)  # tells what it is instead
     raise UnknownPack(_unknown(name, [pack.name for pack in packs]))
+
+
+class PackFinder:
+    """`find_pack` for one who asks for every job: manifests are read again only after one has changed.
+
+    Args:
+        folders: where packs are installed, searched in order.
+    """
+
+    def __init__(self, folders: Iterable[Path]):
+        self._folders = tuple(folders)
+        self._known: tuple[object, Pack] | None = None
+
+    def find(self, name: str, allow_path: bool = True) -> Pack:
+        """As `find_pack`, and raises as it does."""
+        folders = [*candidates(self._folders), *([Path(name).expanduser()] if allow_path else [])]
+        key = name, allow_path, [_stamp(folder / MANIFEST_NAME) for folder in folders]
+        if self._known is None or self._known[0] != key:
+            self._known = None
+            self._known = key, find_pack(name, self._folders, allow_path)
+        pack = self._known[1]
+        check_sizes(pack.folder, pack.manifest)
+        return pack
+
+
+def _stamp(path: Path) -> tuple[object, ...]:
+    """Changes whenever the file does."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (path,)
+    return path, found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _unknown(name: str, installed: list[str]) -> str:

@@ -26,6 +26,13 @@ Sampler = Literal[
     "uni_pc",
     "lcm",
     "ipndm",
+    "uni_pc_bh2",
+    "dpmpp_3m_sde",
+    "ddpm",
+    "pndm",
+    "dpmpp_sde_gpu",
+    "dpmpp_2m_sde_gpu",
+    "dpmpp_3m_sde_gpu",
 ]
 PackName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Role = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]

@@ -1,5 +1,8 @@
 """Record what diffusers' schedulers do into `golden.npz`: `python tests/diffusion/make_golden.py`.
 
+DPM-Solver++(3M) SDE is k-diffusion's (0.1.1.post1, its folder in PYTHONPATH), for diffusers' step of order 3
+has one sign wrong: its weight of the second difference does not vanish with the step.
+
 Each case feeds the same recorded model outputs and noises through a scheduler and keeps, for every call of
 the model, its timestep, what it would have seen, and the latents after it.
 """
@@ -35,15 +38,44 @@ SCHEDULERS = {
     "dpmpp_2m_sde": "dpmsolver_multistep.DPMSolverMultistep",
     "uni_pc": "unipc_multistep.UniPCMultistep",
     "ipndm": "ipndm.IPNDM",
+    "uni_pc_bh2": "unipc_multistep.UniPCMultistep",
+    "dpmpp_3m_sde": "dpmsolver_multistep.DPMSolverMultistep",
+    "ddpm": "ddpm.DDPM",
+    "pndm": "pndm.PNDM",
+}
+# Where diffusers' levels are ours: its steps are even there, and end at the picture. Its pndm extrapolates
+# velocities where ours extrapolates noise, and its ddpm starts from a sigma of infinity at zero terminal SNR.
+CHOSEN = {
+    "ddpm": [
+        ("epsilon", "leading", False, "scaled_linear", 4),
+        ("epsilon", "leading", False, "linear", 10),
+        ("v_prediction", "trailing", False, "scaled_linear", 4),
+        ("sample", "trailing", False, "scaled_linear", 5),
+    ],
+    "pndm": [
+        ("epsilon", "leading", False, "scaled_linear", 4),
+        ("epsilon", "trailing", False, "linear", 10),
+        ("epsilon", "leading", False, "squaredcos_cap_v2", 8),
+    ],
+    "dpmpp_3m_sde": [
+        ("epsilon", "leading", False, "scaled_linear", 6),
+        ("epsilon", "linspace", False, "linear", 12),
+        ("epsilon", "trailing", False, "squaredcos_cap_v2", 2),
+    ],
+    "ipndm": [("v_prediction", "trailing", False, "scaled_linear", 9)],
 }
 NO_SAMPLE = ("euler", "euler_ancestral", "dpm_2", "dpm_2_ancestral", "heun", "lms", "dpmpp_sde")
 TWO_CALLS = ("heun", "dpm_2", "dpm_2_ancestral", "dpmpp_sde")
 NO_ZERO_SNR = ("heun", "dpm_2", "dpm_2_ancestral")  # there we make the first step of order 1
-PLAIN_SIGMAS = (*NO_ZERO_SNR, "lms", "dpmpp_sde")  # diffusers has no zero terminal SNR for them
+PLAIN_SIGMAS = (*NO_ZERO_SNR, "lms", "dpmpp_sde", "pndm")  # diffusers has no zero terminal SNR for them
 EXTRA: dict[str, dict] = {
     "ddim": {"clip_sample": False},
     "dpmpp_2m_sde": {"algorithm_type": "sde-dpmsolver++"},
     "uni_pc": {"solver_type": "bh1", "solver_order": 3},
+    "uni_pc_bh2": {"solver_type": "bh2", "solver_order": 3},
+    "dpmpp_3m_sde": {"algorithm_type": "sde-dpmsolver++"},
+    "ddpm": {"clip_sample": False},
+    "pndm": {"skip_prk_steps": True, "set_alpha_to_one": True},
 }
 NOISE_SIZES = (*range(1, 41), 1, 100, 3)
 
@@ -56,7 +88,7 @@ def scheduler_class(name: str) -> type:
 def cases() -> list[tuple]:
     """(sampler, prediction_type, spacing, zero terminal SNR, beta schedule, steps)."""
     found = []
-    names = [name for name in SCHEDULERS if name != "ipndm"]
+    names = [name for name in SCHEDULERS if name not in CHOSEN]
     grid = product(names, ("epsilon", "v_prediction", "sample"), ("leading", "trailing", "linspace"))
     for name, prediction, spacing in grid:
         if prediction == "sample" and name in NO_SAMPLE:
@@ -71,8 +103,7 @@ def cases() -> list[tuple]:
     found += [(name, "epsilon", "leading", False, "squaredcos_cap_v2", 12) for name in finite]
     found += [(name, "epsilon", "leading", False, "scaled_linear", 1) for name in names]
     found += [(name, "epsilon", "linspace", False, "linear", 16) for name in names]
-    found.append(("ipndm", "v_prediction", "trailing", False, "scaled_linear", 9))
-    return found
+    return found + [(name, *case) for name, chosen in CHOSEN.items() for case in chosen]
 
 
 def case_name(case: tuple) -> str:
@@ -99,7 +130,19 @@ def record(case: tuple, outputs: np.ndarray, noises: np.ndarray) -> dict[str, np
     name = case[0]
     scheduler = make_scheduler(case)
     scheduler.set_timesteps(case[-1])
-    in_vp = name in ("dpmpp_2m", "dpmpp_2m_sde", "uni_pc", "ddim", "lcm", "ipndm")
+    if name == "dpmpp_3m_sde":
+        return record_k_diffusion(scheduler, outputs, noises)
+    in_vp = name in (
+        "dpmpp_2m",
+        "dpmpp_2m_sde",
+        "uni_pc",
+        "uni_pc_bh2",
+        "ddim",
+        "lcm",
+        "ipndm",
+        "ddpm",
+        "pndm",
+    )
     start = 1.0 if in_vp else scheduler.init_noise_sigma
     latents = torch.from_numpy(noises[-1]) * start
     kept: dict[str, list] = {"latents": [], "inputs": []}
@@ -112,6 +155,38 @@ def record(case: tuple, outputs: np.ndarray, noises: np.ndarray) -> dict[str, np
         kept["latents"].append(latents.numpy().copy())
     stacked = {key: np.stack(value).astype(np.float32) for key, value in kept.items()}
     return {"timesteps": scheduler.timesteps.numpy().astype(np.float64), **stacked}
+
+
+def record_k_diffusion(scheduler, outputs: np.ndarray, noises: np.ndarray) -> dict[str, np.ndarray]:
+    """On the levels of diffusers' scheduler, in its frame: latents of unit variance."""
+    sys.modules.setdefault("torchdiffeq", types.SimpleNamespace(odeint=None))
+    package = types.ModuleType("k_diffusion")
+    package.__path__ = [str(Path(folder) / "k_diffusion") for folder in sys.path]
+    sys.modules |= {"k_diffusion": package, "k_diffusion.utils": types.ModuleType("utils")}
+    package.utils = sys.modules["k_diffusion.utils"]
+    sampling = importlib.import_module("k_diffusion.sampling")
+    sigmas, seen = scheduler.sigmas.double(), []
+    fresh = iter(torch.from_numpy(noises))
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return x - sigma[0] * torch.from_numpy(outputs[len(seen) - 1])
+
+    start = torch.from_numpy(noises[-1]) * (sigmas[0] ** 2 + 1) ** 0.5
+    last = sampling.sample_dpmpp_3m_sde(
+        model, start, sigmas, disable=True, noise_sampler=lambda *_: next(fresh)
+    )
+    after = [*seen[1:], last]
+    scales = (sigmas**2 + 1) ** 0.5
+    return {
+        "timesteps": scheduler.timesteps.numpy().astype(np.float64),
+        "inputs": np.stack([(x / s).numpy() for x, s in zip(seen, scales[:-1], strict=True)]).astype(
+            np.float32
+        ),
+        "latents": np.stack([(x / s).numpy() for x, s in zip(after, scales[1:], strict=True)]).astype(
+            np.float32
+        ),
+    }
 
 
 def ipndm_on_sigmas(case: tuple):

@@ -46,6 +46,8 @@ def exact_history(name: str, sigmas: np.ndarray, i: int) -> tuple[np.ndarray, ..
         "ipndm": tuple(slope(s) for s in past[:3]),
         "dpmpp_2m": (seen(past[0]),),
         "uni_pc": (flow(past[0]), *(seen(s) for s in past[:3])),
+        "uni_pc_bh2": (flow(past[0]), *(seen(s) for s in past[:3])),
+        "pndm": tuple(slope(s) for s in past[:3]),
     }.get(name, ())
 
 
@@ -74,6 +76,8 @@ def _no_noise() -> np.ndarray:
         ("dpm_2", 2, False),
         ("dpmpp_2m", 2, False),
         ("uni_pc", 3, False),
+        ("uni_pc_bh2", 3, False),
+        ("pndm", 4, True),
         ("lms", 4, False),
         ("lms", 4, True),
         ("ipndm", 4, True),
@@ -132,6 +136,8 @@ def variance_error(name: str, steps: int) -> float:
         ("dpm_2_ancestral", 2),
         ("dpmpp_2s_ancestral", 2),
         ("dpmpp_2m_sde", 2),
+        ("dpmpp_3m_sde", 2),
+        ("ddpm", 1),
         ("dpmpp_sde", 1),
     ],
 )

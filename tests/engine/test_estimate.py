@@ -21,7 +21,7 @@ from edgegen.engine.estimate import (
 from edgegen.engine.executor import Executor
 from edgegen.engine.graphtimes import GraphTimes
 from edgegen.engine.memorychoice import memory_needs
-from edgegen.engine.nodes import check_for, packs_of
+from edgegen.engine.nodes import check_for, packs_of, remarks_on
 from edgegen.engine.session import GraphSession
 from edgegen.engine.workbench import Workbench
 from edgegen.settings import LimitSettings
@@ -71,6 +71,19 @@ def foretold(bench: Workbench, checked: CheckedWorkflow) -> Counter[Any]:
 def test_every_samplers_looks_are_counted(bench, monkeypatch, sampler) -> None:
     checked = check(bench, text_to_image_graph(sampler_name=sampler, steps=4))
     assert foretold(bench, checked) == real_runs(bench, checked, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "said"),
+    [
+        ("dpmpp_2m_sde_gpu", "node 3 (KSampler): dpmpp_2m_sde_gpu draws its noise on the processor here"),
+        ("dpmpp_3m_sde", "node 3 (KSampler): dpmpp_3m_sde draws its noise from another stream"),
+        ("euler_ancestral", None),
+    ],
+)
+def test_a_verdict_says_whose_noise_it_is(bench, sampler: str, said: str | None) -> None:
+    found = remarks_on(check(bench, text_to_image_graph(sampler_name=sampler)))
+    assert [text[: len(said or "")] for text in found] == ([said] if said else [])
 
 
 def test_sizes_batches_guidance_and_combined_words_are_followed(bench, monkeypatch) -> None:

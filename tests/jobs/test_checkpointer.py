@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from edgegen.jobs.checkpointer import Checkpointer
+from edgegen.jobs.checkpointer import Checkpointer, LogSync
 from edgegen.jobs.database import Database, set_fact
-from tests.support import wait_for
+from tests.support import WAIT_S, wait_for
 
 MARK = "somewhere in the file"
 
@@ -70,3 +73,43 @@ def test_the_database_has_one_and_sqlites_own_stays_as_the_bound(database):
     wait_for(lambda: is_copied(database), "the log is copied")
     assert database.rows("PRAGMA wal_autocheckpoint")[0][0] == 4000
     assert database.rows("PRAGMA synchronous")[0][0] == 2, "FULL"
+
+
+def level(db) -> int:
+    return db.execute("PRAGMA synchronous").fetchone()[0]
+
+
+def test_a_commit_that_does_not_wait_is_synced_right_after_and_the_next_one_waits(database, monkeypatch):
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink()) or real(fd)
+    )
+    with database.transaction(waits=False) as db:
+        assert level(db) == 1, "NORMAL"
+        set_fact(db, "number", "1")
+    log = database.path.with_name("edgegen.db-wal")
+    wait_for(lambda: log in synced, "the log is synced")
+    with sqlite3.connect(database.path) as other:
+        assert other.execute("SELECT value FROM facts WHERE name = 'number'").fetchone() == ("1",)
+    with database.transaction() as db:
+        assert level(db) == 2, "FULL"
+
+
+def test_one_that_fails_leaves_the_next_one_what_it_asks_for(database):
+    with pytest.raises(ZeroDivisionError), database.transaction(waits=False):
+        raise ZeroDivisionError
+    with database.transaction() as db:
+        assert level(db) == 2, "FULL"
+
+
+def test_syncs_asked_for_while_the_disk_is_busy_are_one(tmp_path, monkeypatch):
+    (tmp_path / "edgegen.db-wal").touch()
+    busy, synced = threading.Event(), []
+    monkeypatch.setattr(os, "fsync", lambda _: synced.append(busy.wait(WAIT_S)))
+    sync = LogSync(tmp_path / "edgegen.db")
+    for _ in range(5):
+        sync.start()
+    busy.set()
+    wait_for(lambda: not sync._runs, "it ends")
+    assert 1 <= len(synced) <= 2

@@ -63,7 +63,7 @@ EMPTY = "EmptyLatentImage"
 SIDES = ("positive", "negative")
 CONTROL_NODES = ("ControlNetApply", "ControlNetApplyAdvanced")
 
-__all__ = ["LOADERS", "NODES", "SPECS", "Latents", "Node", "Shown", "check_for", "packs_of"]
+__all__ = ["LOADERS", "NODES", "SPECS", "Latents", "Node", "Shown", "check_for", "packs_of", "remarks_on"]
 
 
 def check_for(bench: Workbench, workflow: Workflow) -> CheckedWorkflow:
@@ -80,6 +80,17 @@ def check_for(bench: Workbench, workflow: Workflow) -> CheckedWorkflow:
     if problems:
         raise BadWorkflow(problems, {problem.node_id: checked.outputs for problem in problems})
     return checked
+
+
+def remarks_on(checked: CheckedWorkflow) -> list[str]:
+    """What runs, but otherwise than in ComfyUI."""
+    return [
+        f"node {node.id} ({node.class_type}): {remark}"
+        for node in checked.nodes.values()
+        for remark in NODES[node.class_type].remarks(
+            {name: value for name, value in node.inputs.items() if not isinstance(value, Link)}
+        )
+    ]
 
 
 def packs_of(bench: Workbench, checked: CheckedWorkflow) -> dict[str, Pack]:

@@ -78,6 +78,10 @@ class Node:
         """What else than its inputs the result depends on, as a file's content."""
         return ""
 
+    def remarks(self, values: dict[str, Any]) -> Iterator[str]:
+        """What a verdict says of plain values that are right, but do something else than in ComfyUI."""
+        yield from ()
+
     def run(self, bench: Workbench, **inputs: Any) -> tuple[Any, ...]:
         """The outputs. Raises BadRequest naming an input, or another EdgegenError."""
         raise TypeError(f"{type(self).__name__} works step by step")

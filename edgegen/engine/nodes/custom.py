@@ -24,7 +24,7 @@ from ..request import noise_schedule
 from ..stages import Stages
 from ..workbench import Workbench
 from .base import Node, NodeWork, refuse
-from .sampling import CFG, SAMPLER, SCHEDULE, SEED, STEPS, denoise
+from .sampling import CFG, SAMPLER, SCHEDULE, SEED, STEPS, denoise, other_noise
 
 PART = Input(FLOAT, 1.0, 0.0, 1.0, optional=True)  # older files lack it
 SIGMA_MAX = Input(FLOAT, 14.614642, 0.0, 5000.0)
@@ -36,6 +36,9 @@ class KSamplerSelect(Node):
 
     INPUTS = {"sampler_name": SAMPLER}
     OUTPUTS = (SAMPLER_TYPE,)
+
+    def remarks(self, values: dict[str, Any]) -> Iterator[str]:
+        yield from other_noise(values)
 
     def run(self, bench: Workbench, sampler_name: str) -> tuple[Any, ...]:
         return (sampler_name,)

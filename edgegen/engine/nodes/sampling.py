@@ -12,7 +12,7 @@ import numpy as np
 from ...diffusion.masking import KeptPicture, fit_mask
 from ...diffusion.rng import MAX_SEED, NoiseSource
 from ...diffusion.sampler import SamplerState
-from ...diffusion.schedulers import SCHEDULERS, part_of_run
+from ...diffusion.schedulers import GPU_NAMES, SCHEDULERS, part_of_run
 from ...diffusion.sigma_scheduler import SigmaScheduler
 from ...diffusion.sigma_schedules import SIGMA_SCHEDULES
 from ...errors import BadRequest
@@ -41,6 +41,9 @@ class _Sampling(Node):
 
     def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield from bound_problems(values, bench.limits)
+
+    def remarks(self, values: dict[str, Any]) -> Iterator[str]:
+        yield from other_noise(values)
 
 
 class KSampler(_Sampling):
@@ -98,6 +101,15 @@ class KSamplerAdvanced(_Sampling):
         )
         adds_noise = inputs["add_noise"] == "enable"
         return (yield from denoise(run, inputs, inputs["noise_seed"], adds_noise, resume))[:1]
+
+
+def other_noise(values: dict[str, Any]) -> Iterator[str]:
+    """Of samplers whose noise on the way is not ComfyUI's."""
+    name = values.get("sampler_name")
+    if name in GPU_NAMES:
+        yield f"{name} draws its noise on the processor here: its pictures differ from a graphics card's"
+    elif name in GPU_NAMES.values():
+        yield f"{name} draws its noise from another stream than ComfyUI's: its pictures differ from those"
 
 
 def _run(inputs: dict[str, Any], **part: Any) -> SigmaScheduler | None:

@@ -1,7 +1,8 @@
 """Carries finished jobs from the durable outbox to the broker, one message at a time.
 
 The next message goes only after the broker acknowledged the one before and the database knows it. So a
-process that dies repeats one message at most, and the order of results is the order of their ends.
+process that dies repeats one message at most, and the order of results is the order of their ends. The
+disk is waited for only after a result's last message, its picture.
 """
 
 from __future__ import annotations

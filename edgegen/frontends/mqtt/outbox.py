@@ -14,7 +14,7 @@ from itertools import count
 from .messages import Outgoing
 
 log = logging.getLogger(__name__)
-WINDOW = 10
+WINDOW = 20  # as many as we take: a slow disk that lets few cycles pass a second then holds no answers back
 CAPACITY = 4096
 
 

@@ -37,7 +37,9 @@ def test_every_state_says_what_the_contract_says():
     assert status("failed", failed)["reason"] == "lower the size"
 
 
-def test_progress_is_qos_0_and_results_are_qos_1():
+def test_progress_is_qos_0_and_what_nothing_else_tells_is_qos_1():
+    started = messages.status_messages(status("running", step=0, steps=2), TOPICS, None, None)
+    assert [m.qos for m in started] == [1]
     running = messages.status_messages(status("running", step=1, steps=2), TOPICS, None, None)
     queued = messages.status_messages(status("queued", place=1), TOPICS, "edgegen/me", b"\x01")
     assert [m.qos for m in running] == [0]
