@@ -1,4 +1,5 @@
-"""Packs that only help others to make pictures, in workflows: upscalers and ControlNets.
+"""Packs that only help others to make pictures, in workflows: upscalers, ControlNets, image encoders and
+IP-Adapters.
 
 Folder, `pack.json` and graphs are those of every pack; the manifest has a `kind`, but no tokenizer and no
 defaults.
@@ -10,7 +11,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,7 +26,14 @@ from .pack import (
     read_pack_json,
 )
 
-Kind = Literal["upscaler", "controlnet"]
+Kind = Literal["upscaler", "controlnet", "clip_vision", "ip_adapter"]
+Width = Annotated[int, Field(ge=1, le=1 << 16)]
+NEEDS: dict[str, tuple[str, ...]] = {
+    "controlnet": ("words_width",),
+    "clip_vision": ("image_size", "embeds_width", "states_width"),
+    "ip_adapter": ("reads", "reads_width", "tokens", "ip_channels", "words_width"),
+}
+"""Kind -> what its manifest must say beyond what all say."""
 
 
 class ComponentManifest(PackHead):
@@ -36,6 +44,12 @@ class ComponentManifest(PackHead):
     A ControlNet has a graph `controlnet`: the denoiser's inputs and `controlnet_cond` (b, 3, H, W) float32, 0
     to 1, of `hint_scale` pixels a latent -> `down_residual_0`, .., `mid_residual`. It speaks to denoisers
     that read words of `words_width` channels.
+    An image encoder has a graph `clip_vision`: `pixel_values` (b, 3, image_size, image_size) float32,
+    normalized -> `image_embeds` (b, embeds_width) and, of the last layer but one, `hidden_states` (b, rows,
+    states_width).
+    An IP-Adapter has a graph `ip_adapter`: what it `reads` of an image encoder, `reads_width` channels ->
+    `ip_keys` and `ip_values` (b, tokens, channels), those of all layers of a denoiser side by side, of
+    `ip_channels` each.
     """
 
     kind: Kind
@@ -43,20 +57,29 @@ class ComponentManifest(PackHead):
     multiple: int = Field(1, ge=1, le=64)
     words_width: int | None = Field(None, ge=1, le=1 << 16)
     hint_scale: int = Field(8, ge=1, le=64)
+    image_size: int | None = Field(None, ge=16, le=1024)
+    embeds_width: Width | None = None
+    states_width: Width | None = None
+    reads: Literal["image_embeds", "hidden_states"] | None = None
+    reads_width: Width | None = None
+    tokens: int | None = Field(None, ge=1, le=4096)
+    ip_channels: list[Width] | None = Field(None, min_length=1, max_length=1024)
 
     @property
     def does(self) -> str:
         """What it is good for, in a few words."""
         if self.kind == "upscaler":
             return f"{self.scale}x larger"
+        if self.kind == "clip_vision":
+            return f"pictures as {self.embeds_width} and rows of {self.states_width}"
         return f"words of {self.words_width}"
 
     @model_validator(mode="after")
     def _has_its_graph(self) -> ComponentManifest:
         if self.kind not in self.graphs:
             raise ValueError(f"graphs: missing {self.kind}")
-        if self.kind == "controlnet" and self.words_width is None:
-            raise ValueError("words_width: missing")
+        if missing := [name for name in NEEDS.get(self.kind, ()) if getattr(self, name) is None]:
+            raise ValueError(f"{', '.join(missing)}: missing")
         return self
 
 

@@ -14,11 +14,11 @@ import torch
 import transformers
 
 from edgegen import __version__
-from edgegen.pack import Manifest, file_entry, write_manifest
+from edgegen.pack import IpLayer, Manifest, file_entry, write_manifest
 
 from .buildoptions import BuildOptions
 from .calibrate import Records, observations, record_runs
-from .control import add_control
+from .control import CONTROL, add_control
 from .convert import Int8Converter
 from .cut import cut_decoder
 from .defaults import PackDefaults, read_defaults
@@ -26,6 +26,7 @@ from .described import Description
 from .export import export
 from .fp16 import convert_fp16
 from .graphs import graph_bytes, layers, load_graph, save_graph, weights_read_from
+from .imageprompt import IMAGE, add_image_prompt, strip_image_prompt, transformer_depths
 from .judge import Judge
 from .layertable import ADAPTABLE, write_layer_table
 from .onnximport import import_graph
@@ -34,6 +35,7 @@ from .progress import Progress
 from .report.make import attach, empty_report
 from .rewrites import stamp
 from .runner import Recipe
+from .shown import Shown, shown_by
 from .source import Source, open_source
 from .stages import counter, expected_stages
 from .vocabulary import write_tokenizer
@@ -84,6 +86,8 @@ class _Builder:
         self.roles = (*source.roles, "vae_encoder") if options.with_encoder else source.roles
         self.float_graphs = {role: self.stage / "fp32" / role / "model.onnx" for role in self.roles}
         self.graphs = {role: self.pack / role / "model.onnx" for role in self.roles}
+        self.calibrated = dict(self.float_graphs)
+        self.shown: Shown = lambda _: ({}, {})
         self.reports: dict[str, dict[str, Any]] = {}
         self.export_errors: dict[str, float] = {}
         write_tokenizer(source.tokenizer, self.pack / "tokenizer.json", source.pad_token)
@@ -96,12 +100,14 @@ class _Builder:
         self._digest = [source_digest(path) for path in (self.source.folder, *tokenizers)]
         for role in self.roles:
             self._make_float(role)
+        self._look_at_calibration()
         plan = self._make_plan()
         self._convert(plan)
         is_cut = cut_decoder(self.graphs["vae_decoder"])
         if self.options.with_control:
             add_control(self.graphs["unet"])
-        manifest = self.description.of_graphs(plan, is_cut)
+        ip_layers = self._look_at_pictures() if self.options.with_ip_adapter else None
+        manifest = self.description.of_graphs(plan, is_cut, ip_layers)
         report = empty_report(self.export_errors)
         if self.options.evaluate:
             write_manifest(self.pack, manifest)
@@ -109,6 +115,23 @@ class _Builder:
         manifest = attach(self.pack, manifest, report)
         write_manifest(self.pack, manifest)
         return manifest
+
+    def _look_at_calibration(self) -> None:
+        """With an adapter at hand the denoiser that looks at pictures is recorded and quantized; the plain
+        one, of the same weights and ranges, comes of it."""
+        if self.options.ip_adapter is None or self.options.precision != "int8":
+            return
+        unet = self.float_graphs["unet"]
+        layers = add_image_prompt(unet, transformer_depths(self.source.configs["unet"]))
+        self.calibrated["unet"] = unet.with_name(IMAGE[unet.name])
+        self.shown = shown_by(self.options.ip_adapter, layers, self.options.seed)
+
+    def _look_at_pictures(self) -> list[IpLayer]:
+        """Write the denoiser's graphs that also take what IP-Adapters tell; the layers that do."""
+        unet, depths = self.graphs["unet"], transformer_depths(self.source.configs["unet"])
+        graphs = [unet, unet.with_name(CONTROL)] if self.options.with_control else [unet]
+        *_, layers = [add_image_prompt(graph, depths) for graph in graphs]
+        return layers
 
     def _make_float(self, role: str) -> None:
         graph = self.float_graphs[role]
@@ -182,10 +205,12 @@ class _Builder:
     def _convert_int8(self, role: str, plan: Plan) -> dict[str, Any]:
         recorded, o = self.stage / "calibration", self.options
         records, seen = Records.of(recorded, role), observations(recorded, role)
-        graph = self.float_graphs[role]
+        graph = self.calibrated[role]
         judging = plan.probes, plan.crop, plan.rounds
         converter = Int8Converter(graph, records, seen, o.int8, __version__, *judging)
         report = converter.convert(role, self.graphs[role])
+        if graph != self.float_graphs[role]:
+            strip_image_prompt(self.graphs[role])
         kept = f", {len(report.float_layers)} layers kept float" if report.float_layers else ""
         missed = (
             "" if report.sqnr_db >= report.target_sqnr_db else f" (target {report.target_sqnr_db} missed)"
@@ -201,11 +226,12 @@ class _Builder:
         prompts = list(o.calibration_prompts)[: plan.recording_pictures]
         tokenizer = file_entry(recipe.tokenizer).sha256
         inputs = [prompts, o.seed, o.samples, {**asdict(recipe), "tokenizer": tokenizer}]
+        inputs += [file_entry(o.ip_adapter).sha256] if o.ip_adapter else []
 
         def make() -> None:
             steps = 2 * recipe.steps * len(prompts)
             advance = counter(self.progress, steps if recipe.guidance != 1 else steps // 2)
-            record_runs(self.float_graphs, recipe, prompts, o.seed, folder, o.samples, advance)
+            record_runs(self.calibrated, recipe, prompts, o.seed, folder, o.samples, advance, self.shown)
 
         self.work.step("record", inputs, [folder], make)
 

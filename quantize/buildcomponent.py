@@ -14,15 +14,13 @@ from edgegen.component import ComponentManifest, Kind
 from edgegen.pack import GraphEntry, Precision, file_entry, write_manifest
 
 from .build import copy_stamped
-from .controlnets import ControlNetLayout, controlnet_spec
+from .components import Layout, kind_of, manifest_facts, spec_of
 from .defaults import PackDefaults, name_of, read_defaults
 from .export import export_spec
 from .fp16 import convert_fp16
 from .progress import Progress
 from .refusal import SourceError
 from .specs import GraphSpec
-from .upscalerkeys import UpscalerLayout
-from .upscalers import upscaler_spec
 from .work import work_folder
 
 PRECISIONS = ("fp32", "fp16")
@@ -37,52 +35,39 @@ def check_precision(precision: str) -> None:
 
 def build_component(
     path: Path,
-    layout: UpscalerLayout | ControlNetLayout,
+    layout: Layout,
     out: Path,
     precision: Precision,
     given: PackDefaults,
     progress: Progress,
     force: bool = False,
 ) -> ComponentManifest:
-    """Build a pack of kind `upscaler` or `controlnet`; nothing appears at `out` before all of it is done.
+    """Build a pack that helps others; nothing appears at `out` before all of it is done.
 
     Args:
         path: the .safetensors file, or folder.
-        layout: what `find_upscaler` or `find_controlnet` told of it.
+        layout: what `find_component` told of it.
         given: name, title and licence that the checkpoint cannot say.
     Raises:
         SourceError: the precision. StorageError: `out` exists, or cannot be written.
         ExportError: the graph computes something else than torch.
     """
     check_precision(precision)
-    kind: Kind = "upscaler" if isinstance(layout, UpscalerLayout) else "controlnet"
+    kind = kind_of(layout)
     progress.expect([(f"export {kind}", 3.0), (f"convert {kind}", 1.0)])
     with work_folder(out, force) as work:
         progress.begin(f"export {kind}")
         graph = work.folder / "fp32" / kind / "model.onnx"
-        error = _exported(_spec(path, layout), graph)
+        error = _exported(spec_of(path, layout), graph)
         progress.say(f"exported {kind}: within {error:.1e} of torch")
         progress.begin(f"convert {kind}")
         entry = _converted(graph, work.folder / "pack", kind, precision)
         manifest = ComponentManifest(
-            **_told(path, given, precision, error), **_facts(layout), kind=kind, graphs={kind: entry}
+            **_told(path, given, precision, error), **manifest_facts(layout), kind=kind, graphs={kind: entry}
         )
         write_manifest(work.folder / "pack", manifest)
         progress.finish()
     return manifest
-
-
-def _spec(path: Path, layout: UpscalerLayout | ControlNetLayout) -> GraphSpec:
-    if isinstance(layout, UpscalerLayout):
-        return upscaler_spec(path, layout)
-    return controlnet_spec(path, layout)
-
-
-def _facts(layout: UpscalerLayout | ControlNetLayout) -> dict[str, Any]:
-    """What the manifest of that kind says."""
-    if isinstance(layout, UpscalerLayout):
-        return {"scale": layout.scale, "multiple": layout.unshuffle}
-    return {"words_width": layout.words_width, "hint_scale": layout.downscale}
 
 
 def _exported(spec: GraphSpec, graph: Path) -> float:

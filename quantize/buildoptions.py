@@ -21,6 +21,7 @@ class BuildOptions:
         samples: recorded inputs kept per graph.
         fresh: take nothing over from a build that was cut off.
         budget_s: what recording and judging may cost, as `plan` reckons it.
+        ip_adapter: an adapter whose tokens the denoiser is shown while INT8 ranges are recorded.
     """
 
     precision: Precision = "int8"
@@ -35,6 +36,8 @@ class BuildOptions:
     evaluate: bool = True
     with_encoder: bool = False
     with_control: bool = False
+    with_ip_adapter: bool = False
+    ip_adapter: Path | None = None
     sheet: Path | None = None
     int8: Int8Options = field(default_factory=Int8Options)
     hints: Hints = NO_HINTS

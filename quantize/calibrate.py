@@ -121,6 +121,7 @@ def record_runs(
     folder: Path,
     limit: int,
     advance: Callable[[], None] = lambda: None,
+    shown: Callable[[int], tuple[Feeds, Feeds]] = lambda _: ({}, {}),
 ) -> None:
     """Make a picture of every prompt, each with its own seed from `seed` on, recording all runs.
 
@@ -130,6 +131,7 @@ def record_runs(
         graphs: float graphs; with a `vae_encoder` among them it is given the pictures.
         limit: records kept per graph.
         advance: called after every run of the denoiser.
+        shown: number of a picture -> what both sides of guidance are told beside its words.
     """
     recorder = Recorder(folder, limit, seed)
 
@@ -140,7 +142,7 @@ def record_runs(
 
     runner = Runner({role: observed_graph(path) for role, path in graphs.items()}, recipe, observer=observe)
     for i, prompt in enumerate(prompts):
-        pixels = runner.picture(prompt, seed + i)
+        pixels = runner.picture(prompt, seed + i, *shown(i))
         if "vae_encoder" in graphs:
             runner.run("vae_encoder", {"sample": to_model_input(pixels)})
     recorder.save()

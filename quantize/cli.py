@@ -15,12 +15,11 @@ from edgegen.errors import EdgegenError
 from edgegen.pack import Manifest, Pack, PackHead, write_manifest
 
 from . import evaluate as ev
-from .controlnets import ControlNetLayout, find_controlnet
+from .components import Layout, find_component
 from .original import Hints
 from .progress import Progress, Style
 from .prompts import calibration_prompts, evaluation_prompts, read_prompts
 from .source import SourceError, open_source
-from .upscalerkeys import UpscalerLayout, find_upscaler
 
 PICTURES_BAR = "bar for the built-in pack: SSIM 0.95, PSNR 30 dB"
 
@@ -129,6 +128,13 @@ _FILE = click.Path(path_type=Path)
 @click.option("--no-evaluate", is_flag=True, help="Do not compare with float32 (faster).")
 @click.option("--with-encoder", is_flag=True, help="Include vae_encoder (pictures to latents).")
 @click.option("--with-control", is_flag=True, help="Let ControlNets speak to the denoiser (unet_control).")
+@click.option("--with-ip-adapter", is_flag=True, help="Let IP-Adapters speak to the denoiser (unet_ip).")
+@click.option(
+    "--ip-adapter",
+    type=_FILE,
+    metavar="FILE",
+    help="As --with-ip-adapter; INT8 ranges also see the tokens of this adapter (.safetensors).",
+)
 @click.option(
     "--sheet", type=_FILE, help="Contact sheet to write: float32 and this pack, side by side (PNG)."
 )
@@ -153,8 +159,8 @@ def build(ctx: click.Context, source: Path, output: Path, precision: str, target
     A folder holds text_encoder/, unet/, vae/, scheduler/ and tokenizer/ (SDXL also text_encoder_2/).
     A file is Stable Diffusion 1, 2 or XL whole, as trained; it needs --tokenizer FOLDER.
     ONNX graphs lie as optimum exports them: unet/model.onnx and so on, scheduler/, tokenizer/.
-    Upscalers of the ESRGAN family (.safetensors) and ControlNets (a diffusers folder) become packs for
-    workflows, fp16 or fp32 (default: fp16).
+    Upscalers of the ESRGAN family and IP-Adapters (.safetensors), ControlNets (a diffusers folder) and CLIP
+    image encoders (a transformers folder) become packs for workflows, fp16 or fp32 (default: fp16).
     Pickles (.ckpt, .bin, .pt) run code when they are opened and are refused, whatever their name.
 
     pack_defaults.json in the folder (NAME.pack_defaults.json beside a file) may set name, title, defaults
@@ -165,7 +171,7 @@ def build(ctx: click.Context, source: Path, output: Path, precision: str, target
     carries its own evaluation. Nothing appears at OUTPUT before all of it is done. Cut off, by Ctrl-C or by
     the power, the same command goes on from the last finished step, kept in OUTPUT.work.
     """
-    if component := find_upscaler(source) or find_controlnet(source):
+    if component := find_component(source):
         is_default = ctx.get_parameter_source("precision") is click.core.ParameterSource.DEFAULT
         _build_component(source, component, output, "fp16" if is_default else precision, flags)
         return
@@ -174,8 +180,11 @@ def build(ctx: click.Context, source: Path, output: Path, precision: str, target
     from .build import BuildOptions, build_pack
     from .convert import TARGET_SQNR_DB, Int8Options
     from .rules import check_names
+    from .shown import open_adapter
 
     check_names(flags["without_rule"])
+    if flags["ip_adapter"]:
+        open_adapter(flags["ip_adapter"])
     calibration, evaluation = flags["calibration_prompts"], flags["evaluation_prompts"]
     int8 = Int8Options(
         target=target,  # type: ignore[arg-type]
@@ -199,6 +208,8 @@ def build(ctx: click.Context, source: Path, output: Path, precision: str, target
         evaluate=not flags["no_evaluate"],
         with_encoder=flags["with_encoder"],
         with_control=flags["with_control"],
+        with_ip_adapter=flags["with_ip_adapter"] or flags["ip_adapter"] is not None,
+        ip_adapter=flags["ip_adapter"],
         sheet=flags["sheet"],
         int8=int8,
         hints=hints,
@@ -220,7 +231,7 @@ def build(ctx: click.Context, source: Path, output: Path, precision: str, target
 
 def _build_component(
     source: Path,
-    layout: UpscalerLayout | ControlNetLayout,
+    layout: Layout,
     output: Path,
     precision: str,
     flags: dict[str, Any],

@@ -5,12 +5,12 @@ Source: Zhang et al. 2023, arXiv:2302.05543.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .configs import TIME_IDS
+from .folder import read_config
 from .refusal import PICKLES, SourceError, raise_if
 from .tensorfile import read_tensors
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model"
 EXAMPLE_SIDE = 32  # latents
-CONFIG_MAX_BYTES = 1 << 20
 _TOKENS = 77
 
 
@@ -53,7 +52,7 @@ def find_controlnet(folder: Path) -> ControlNetLayout | None:
     """
     if folder.is_file() and folder.suffix not in PICKLES:
         _refuse_single(folder)
-    config = _config(folder)
+    config = read_config(folder / CONFIG, [])  # without one it is something else
     if config.get("_class_name") != "ControlNetModel":
         return None
     raise_if(folder, _problems(folder, config))
@@ -82,17 +81,6 @@ def _refuse_single(file: Path) -> None:
             f"{file} is a ControlNet without its {CONFIG}: give the folder that holds both, "
             f"the weights called {WEIGHTS}.safetensors"
         )
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    if not path.is_file() or path.stat().st_size > CONFIG_MAX_BYTES:
-        return {}
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _problems(folder: Path, config: dict[str, Any]) -> list[str]:

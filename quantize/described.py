@@ -13,12 +13,21 @@ import onnxruntime
 import torch
 
 from edgegen import __version__
-from edgegen.pack import LAYER_TABLE, GraphEntry, Manifest, SecondTokenizer, TokenizerEntry, file_entry
+from edgegen.pack import (
+    LAYER_TABLE,
+    GraphEntry,
+    IpLayer,
+    Manifest,
+    SecondTokenizer,
+    TokenizerEntry,
+    file_entry,
+)
 
 from .buildoptions import BuildOptions
 from .control import CONTROL
 from .cut import HEAD, TAIL
 from .defaults import PackDefaults, default_settings, default_sizes, pack_name
+from .imageprompt import IMAGE
 from .plan import Plan
 from .source import Source
 from .vocabulary import second_padding
@@ -44,15 +53,17 @@ class Description:
         entries = {r: GraphEntry(file=n, precision=precision, files={n: nothing}) for r, n in names.items()}
         return self._manifest(entries, None)
 
-    def of_graphs(self, plan: Plan, is_cut: bool) -> Manifest:
-        """With the files as they are now. The two parts of a cut decoder share its weights, and both
-        denoisers theirs."""
+    def of_graphs(self, plan: Plan, is_cut: bool, ip_layers: list[IpLayer] | None = None) -> Manifest:
+        """With the files as they are now. The two parts of a cut decoder share its weights, and all denoisers
+        theirs."""
         entries = {role: self._entry(role) for role in self.roles}
         if is_cut:
             entries |= {role: self._entry("vae_decoder", name) for role, name in CUT.items()}
-        if self.options.with_control:
-            entries["unet_control"] = self._entry("unet", CONTROL)
-        return self._manifest(entries, plan)
+        denoisers = {"unet": "model.onnx", **({"unet_control": CONTROL} if self.options.with_control else {})}
+        if ip_layers:
+            denoisers |= {f"{role}_ip": IMAGE[name] for role, name in denoisers.items()}
+        entries |= {role: self._entry("unet", name) for role, name in denoisers.items()}
+        return self._manifest(entries, plan, ip_layers)
 
     @cached_property
     def tokenizer_2(self) -> SecondTokenizer | None:
@@ -67,7 +78,9 @@ class Description:
         files = {f"{folder}/{path.name}": file_entry(path) for path in there if path.exists()}
         return GraphEntry(file=f"{folder}/{graph}", precision=self.options.precision, files=files)
 
-    def _manifest(self, graphs: dict[str, GraphEntry], plan: Plan | None) -> Manifest:
+    def _manifest(
+        self, graphs: dict[str, GraphEntry], plan: Plan | None, ip_layers: list[IpLayer] | None = None
+    ) -> Manifest:
         s, int8 = self.source, self.options.precision == "int8"
         schedule = s.schedule
         name = pack_name(s, self.given)
@@ -93,6 +106,7 @@ class Description:
             latent_downscale=s.latent_downscale,
             latent_scale=s.latent_scale,
             guidance_embedding_dim=s.guidance_embedding_dim,
+            ip_layers=ip_layers,
             defaults=default_settings(s, self.given),
             sizes=default_sizes(s, self.given),
             target=self.options.int8.target if int8 else "any",
@@ -117,5 +131,6 @@ class Description:
                 "steps": plan.recording_steps,
                 "seed": o.seed,
                 "keep_float": list(o.int8.keep_float),
+                **({"ip_adapter": o.ip_adapter.name} if o.ip_adapter else {}),
             }
         return how

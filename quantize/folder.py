@@ -33,7 +33,7 @@ def _component(folder: Path, name: str, problems: list[str]) -> dict[str, Any]:
         problems += tokenizer_problems(part)
         return {}
     if name != "scheduler":
-        problems += _weight_problems(part)
+        problems += weight_problems(part)
     return read_config(part / ("scheduler_config.json" if name == "scheduler" else "config.json"), problems)
 
 
@@ -45,7 +45,8 @@ def tokenizer_problems(part: Path) -> list[str]:
     return [f"{part.name}/ holds neither tokenizer.json nor vocab.json with merges.txt"]
 
 
-def _weight_problems(part: Path) -> list[str]:
+def weight_problems(part: Path) -> list[str]:
+    """What is wrong with the safetensors of a folder; only their headers are read."""
     if files := sorted(part.glob("*.safetensors")):
         return [problem for file in files if (problem := _file_problem(file))]
     pickled = sorted(p.name for p in part.iterdir() if p.suffix in PICKLES)

@@ -28,6 +28,7 @@ LARGE_BYTES = 10**9
 HUGE_BYTES = 4 * 10**9  # Stable Diffusion XL's denoiser in float32: 10.3 GB
 DRAWING_ROLES = ("text_encoder", "text_encoder_2", "unet", "vae_decoder")
 Feeds = dict[str, np.ndarray]
+NOTHING: Feeds = {}
 Observer = Callable[[str, Feeds, Feeds], None]  # (role, inputs, outputs) of every run of a graph
 
 
@@ -125,8 +126,14 @@ class Runner:
         roles = [role for role in pack.manifest.graphs if role in DRAWING_ROLES]
         return cls({role: pack.graph(role) for role in roles}, Recipe.of_pack(pack), threads)
 
-    def picture(self, prompt: str, seed: int) -> np.ndarray:
-        """Words and a seed to (height, width, 3) uint8."""
+    def picture(
+        self, prompt: str, seed: int, wanted: Feeds = NOTHING, unwanted: Feeds = NOTHING
+    ) -> np.ndarray:
+        """Words and a seed to (height, width, 3) uint8.
+
+        Args:
+            wanted, unwanted: what else the denoiser is told on each side of guidance.
+        """
         r = self.recipe
         scheduler = make_scheduler(r.sampler, r.schedule, r.prediction_type, r.steps)
         noise = NoiseSource(seed)
@@ -135,6 +142,7 @@ class Runner:
         guidance = 1.0 if r.guidance_dim else r.guidance  # embedded: one pass does it all
         words = self._encode(prompt)
         no_words = self._encode_nothing(words) if guidance != 1 else None
+        words, no_words = {**words, **wanted}, no_words and {**no_words, **unwanted}
         for step in sample(self._denoise, scheduler, latents, words, no_words, guidance, noise):
             latents = step.latents
         scaled = (latents / r.latent_scale).astype(np.float32)

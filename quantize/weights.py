@@ -17,14 +17,14 @@ def load_text_encoder(source: Source) -> Any:
     """The CLIP text encoder (transformers CLIPTextModel)."""
     from transformers import CLIPTextModel
 
-    return _load(source, "text_encoder", lambda folder: _load_transformers(CLIPTextModel, folder))
+    return _load(source, "text_encoder", lambda folder: load_transformers(CLIPTextModel, folder))
 
 
 def load_text_encoder_2(source: Source) -> Any:
     """SDXL's second text encoder (transformers CLIPTextModelWithProjection)."""
     from transformers import CLIPTextModelWithProjection
 
-    return _load(source, "text_encoder_2", lambda f: _load_transformers(CLIPTextModelWithProjection, f))
+    return _load(source, "text_encoder_2", lambda f: load_transformers(CLIPTextModelWithProjection, f))
 
 
 def load_unet(source: Source) -> Any:
@@ -50,7 +50,8 @@ def _load(source: Source, part: str, from_folder: Callable[[Path], Any]) -> Any:
     return from_folder(source.folder / part)
 
 
-def _load_transformers(kind: Any, folder: Path) -> Any:
+def load_transformers(kind: Any, folder: Path) -> Any:
+    """A transformers model of a folder, in float32 and for inference."""
     return kind.from_pretrained(folder, use_safetensors=True, variant=_variant(folder)).float().eval()
 
 

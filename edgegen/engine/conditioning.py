@@ -10,6 +10,7 @@ import numpy as np
 
 from ..diffusion.conditions import size_ids
 from .control import Control
+from .imageprompt import ImageTokens
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Encoding:
         guidance: (1, dim) float32, the embedded guidance of a distilled model; None for all others.
         area: what it speaks of; None: the whole picture. strength: how much it counts among others.
         controls: ControlNets that lead it; controls_both: and the other side of guidance, if that has none.
+        image: a picture told with it; None: none.
     """
 
     hidden: np.ndarray
@@ -49,6 +51,7 @@ class Encoding:
     strength: float = 1.0
     controls: tuple[Control, ...] = ()
     controls_both: bool = False
+    image: ImageTokens | None = None
 
     def zeroed(self) -> Encoding:
         """The same with nothing said at all: zeros."""
@@ -76,6 +79,12 @@ def controlled_like(conditioning: Conditioning, other: Conditioning) -> Conditio
     if not shared:
         return conditioning
     return [one if one.controls else replace(one, controls=shared) for one in conditioning]
+
+
+def image_feeds(encodings: Conditioning, timestep: float, train_timesteps: int) -> dict[str, np.ndarray]:
+    """What the denoiser is told of pictures at a timestep, one row of a batch each; {}: there are none."""
+    rows = [one.image.feeds(timestep, train_timesteps) for one in encodings if one.image is not None]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
 
 def _of_one_length(encodings: Conditioning) -> Conditioning:

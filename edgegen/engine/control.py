@@ -78,10 +78,15 @@ class Control:
 
     def speaks_at(self, timestep: float, train_timesteps: int) -> bool:
         """Whether it is to be heard at a timestep, 0 to train_timesteps - 1."""
-        if self.start >= 1 or self.end <= 0:
-            return False  # no noise level is beyond these
-        first, last = ((1 - part) * (train_timesteps - 1) for part in (self.start, self.end))
-        return (self.start <= 0 or timestep <= first) and (self.end >= 1 or timestep >= last)
+        return speaks_in(self.start, self.end, timestep, train_timesteps)
+
+
+def speaks_in(start: float, end: float, timestep: float, train_timesteps: int) -> bool:
+    """Whether a timestep, 0 to train_timesteps - 1, lies between parts of the noise schedule, from 0 to 1."""
+    if start >= 1 or end <= 0:
+        return False  # no noise level is beyond these
+    first, last = ((1 - part) * (train_timesteps - 1) for part in (start, end))
+    return (start <= 0 or timestep <= first) and (end >= 1 or timestep >= last)
 
 
 def residuals_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,15 @@ from ..errors import BadRequest, OutOfMemory
 from ..pack import Pack
 from ..workflow import CheckedNode, CheckedWorkflow, Link
 from ..workflow.declare import IMAGE, LATENT
+from .componentcost import ROLES as COMPONENT_ROLES
+from .componentcost import component_runs, looks, measure_component, with_components
+from .conditioning import Encoding
 from .graphtimes import Pace, pace_key
+from .imageprompt import LOOKING, silent_tokens
 from .memorychoice import PROCESS_MB, memory_needs
 from .nodes import LOADERS, NODES, SPECS
 from .nodes.images import picture_size
+from .stages import Stages
 from .workbench import Workbench
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
@@ -56,6 +61,8 @@ def graph_runs(bench: Workbench, checked: CheckedWorkflow) -> Counter[GraphRuns]
             if runs is None:
                 return None
             found[runs] += times
+        for name, role, size, times in component_runs(bench, checked, node, sizes):
+            found[GraphRuns(name, role, size)] += times
     return found
 
 
@@ -77,6 +84,9 @@ def estimate_seconds(runs: Mapping[GraphRuns, int] | None, provider: str, pace: 
 def measure(bench: Workbench, runs: Mapping[GraphRuns, int]) -> Pace:
     """Run every graph twice with nothing in it, for how long it takes; loads the packs."""
     for run in runs:
+        if run.role in COMPONENT_ROLES:
+            measure_component(bench, run.pack, run.role)
+            continue
         stages = bench.stages(bench.pack_for(run.pack))
         channels = stages.pack.manifest.latent_channels
         height, _, width = run.size.partition("x")
@@ -88,11 +98,17 @@ def measure(bench: Workbench, runs: Mapping[GraphRuns, int]) -> Pace:
                 stages.encode_picture(np.zeros((1, 3, int(height), int(width)), np.float32))
             else:
                 latents = np.zeros((1, channels, int(height), int(width)), np.float32)
-                if run.role == "unet":
-                    stages.unet(latents, 1.0, stages.encode(""))
+                if run.role.startswith("unet"):
+                    stages.unet(latents, 1.0, _words(stages, looks=run.role.endswith(LOOKING)))
                 else:
                     stages.decode(latents)
     return bench.pace()
+
+
+def _words(stages: Stages, looks: bool) -> Encoding:
+    """Nothing, said with a picture or without."""
+    layers = stages.pack.manifest.ip_layers
+    return replace(stages.encode(""), image=silent_tokens(layers) if looks and layers else None)
 
 
 def peak_memory(
@@ -102,7 +118,7 @@ def peak_memory(
 
     All packs of a workflow stay loaded at once. Of an unknown size the packs' own is taken.
     """
-    total, modes = 0, set()
+    total, modes, names = 0, set(), set()
     for pack in {pack.name: pack for pack in packs.values()}.values():
         size = _largest(pack, runs)
         try:
@@ -113,12 +129,15 @@ def peak_memory(
         mb = needs.mb.get(mode, needs.mb[needs.least])
         total += max(mb - (PROCESS_MB if total else 0), 0)
         modes.add(f"in memory mode {mode}")
-    return total or None, " and ".join(sorted(modes))
+        names.add(mode)
+    parts = {(run.role, run.pack) for run in runs or () if run.role in COMPONENT_ROLES}
+    components = [bench.component_for(role, name) for role, name in parts]  # type: ignore[arg-type]
+    return with_components(total, components, names) or None, " and ".join(sorted(modes))
 
 
 def _largest(pack: Pack, runs: Mapping[GraphRuns, int] | None) -> tuple[int, int] | None:
     """Width and height in pixels of the largest latents that the pack's denoiser sees."""
-    sizes = [run.size for run in runs or () if run.pack == pack.name and run.role == "unet"]
+    sizes = [run.size for run in runs or () if run.pack == pack.name and run.role.startswith("unet")]
     if not sizes:
         return None
     height, _, width = max(sizes, key=_pixels).partition("x")
@@ -190,6 +209,8 @@ def _runs_of(
         if role == "vae_encoder":  # what is over a multiple is cut off
             width, height = width * side, height * side
         times = _looks(checked, node, pack) if role == "unet" else 1
+        if role == "unet" and looks(checked, node):
+            role += LOOKING
         yield GraphRuns(pack.name, role, f"{height}x{width}"), times * size[2]
 
 

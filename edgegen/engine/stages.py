@@ -20,12 +20,13 @@ from ..diffusion.schedulers import Scheduler
 from ..errors import EngineError
 from ..pack import Pack
 from .areas import blended, has_areas, with_counterparts
-from .conditioning import Conditioning, Encoding, controlled_like, feeds_of
+from .conditioning import Conditioning, Encoding, controlled_like, feeds_of, image_feeds
 from .control import CONTROLLED, residuals_of
 from .decoding import WHOLE, decode, run_decoder
 from .embeddings import EmbeddingFolder
 from .feathering import decode_three_ways
 from .graphtimes import Pace
+from .imageprompt import LOOKING, ImagePrompt
 from .lora.merge import LoraSet, LoraUse
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
@@ -44,6 +45,7 @@ class Stages:
 
     Attributes:
         loras: what is merged into the weights.
+        image: the picture that goes with every prompt; None: none.
         last_layer: where the text encoders end, see `clipskip`; None: where the denoiser was made for.
         decoding: how the last picture was decoded.
     Raises:
@@ -63,6 +65,7 @@ class Stages:
         self.memory = memory
         self.decoding = WHOLE
         self.loras: tuple[LoraUse, ...] = ()
+        self.image: ImagePrompt | None = None
         self.last_layer: int | None = None
         self.embeddings = embeddings or EmbeddingFolder(None)
         self.sessions = SessionCache(pack, provider, threads, memory)
@@ -90,6 +93,12 @@ class Stages:
         other = copy.copy(self)
         other.last_layer = stop
         other.words = Words(self.pack, self.sessions, self.embeddings, stop)
+        return other
+
+    def with_image(self, image: ImagePrompt) -> Stages:
+        """The same pack with a picture beside every prompt; the graphs are shared."""
+        other = copy.copy(self)
+        other.image = image
         return other
 
     def use(self, memory: MemoryMode) -> None:
@@ -134,6 +143,9 @@ class Stages:
             told = guidance_embedding(guidance, dim)
             conditioning = [replace(encoding, guidance=told) for encoding in conditioning]
             guidance = 1
+        if self.image is not None:
+            conditioning = [replace(encoding, image=self.image.wanted) for encoding in conditioning]
+            unconditional = unconditional and [replace(e, image=self.image.unwanted) for e in unconditional]
         if unconditional is not None and guidance != 1:
             unconditional = controlled_like(unconditional, conditioning)
             conditioning, unconditional = (
@@ -168,11 +180,14 @@ class Stages:
         """One run of the graph for latents (b, c, h, w) and as many encodings: float32 of their shape."""
         height, width = (side * self.pack.manifest.latent_downscale for side in latents.shape[2:])
         feeds = {"sample": latents, "timestep": np.array([timestep])} | feeds_of(encodings, width, height)
-        train = self.pack.manifest.num_train_timesteps
+        train, role = self.pack.manifest.num_train_timesteps, "unet"
         if heard := [c for c in encodings[0].controls if c.speaks_at(timestep, train)]:
+            role = CONTROLLED
             feeds |= residuals_of(heard, feeds, self.memory)
-            return self.sessions.get(CONTROLLED).output(feeds, "out_sample", latents.shape)
-        return self.sessions.get("unet").output(feeds, "out_sample", latents.shape)
+        if seen := image_feeds(encodings, timestep, train):
+            role += LOOKING
+            feeds |= seen
+        return self.sessions.get(role).output(feeds, "out_sample", latents.shape)
 
     def unscaled(self, latents: np.ndarray) -> np.ndarray:
         """The denoiser's latents as the autoencoder has them. Raises EngineError when they are no numbers."""

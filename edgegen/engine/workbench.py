@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from ..component import Component, Kind, pick, scan_components
 from ..errors import BadRequest, UnknownPack
 from ..pack import Pack, scan_packs
 from ..settings import LimitSettings
+from .clipvision import ClipVision
 from .control import ControlNet
 from .embeddings import EmbeddingFolder
 from .graphtimes import Pace
+from .imageprompt import IpAdapter
 from .lora.files import file_within, find_lora
 from .memorychoice import MemoryChoice, memory_for, memory_for_any
 from .providers import ProviderChoice, choose_provider
@@ -20,6 +23,8 @@ from .stages import Stages
 from .upscaling import Upscaler
 
 ANY_CHECKPOINT = "*"
+Helper = Upscaler | ControlNet | ClipVision | IpAdapter
+HelperT = TypeVar("HelperT", Upscaler, ControlNet, ClipVision, IpAdapter)
 
 
 class Workbench:
@@ -58,8 +63,7 @@ class Workbench:
         self._memory = memory
         self._stages: dict[str, Stages] = {}
         self._components = scan_components(self._pack_folders)
-        self._upscalers: dict[str, Upscaler] = {}
-        self._controlnets: dict[str, ControlNet] = {}
+        self._helpers: dict[tuple[str, str], Helper] = {}
 
     def pack_for(self, checkpoint: str) -> Pack:
         """The pack a checkpoint's name stands for: by the mapping, else the pack of that name, with or
@@ -101,19 +105,23 @@ class Workbench:
         return component
 
     def upscaler(self, component: Component) -> Upscaler:
-        """Made once. Raises ProviderError."""
-        known = self._upscalers.get(component.name)
-        if known is None or known.component != component:
-            known = Upscaler(component, self._chosen(), self._threads)
-            self._upscalers[component.name] = known
-        return known
+        """Made once, as are the others. Raises ProviderError."""
+        return self._helper(Upscaler, component)
 
     def controlnet(self, component: Component) -> ControlNet:
-        """Made once. Raises ProviderError."""
-        known = self._controlnets.get(component.name)
-        if known is None or known.component != component:
-            known = ControlNet(component, self._chosen(), self._threads)
-            self._controlnets[component.name] = known
+        return self._helper(ControlNet, component)
+
+    def clip_vision(self, component: Component) -> ClipVision:
+        return self._helper(ClipVision, component)
+
+    def ip_adapter(self, component: Component) -> IpAdapter:
+        return self._helper(IpAdapter, component)
+
+    def _helper(self, kind: type[HelperT], component: Component) -> HelperT:
+        known = self._helpers.get((kind.__name__, component.name))
+        if not isinstance(known, kind) or known.component != component:
+            known = kind(component, self._chosen(), self._threads)
+            self._helpers[kind.__name__, component.name] = known
         return known
 
     def memory_of(self, pack: Pack, size: tuple[int, int] | None = None) -> MemoryChoice:
@@ -122,8 +130,9 @@ class Workbench:
         return memory_for(pack.manifest, self._chosen(), self._memory, size)
 
     def pace(self) -> Pace:
-        """How long the graphs of all packs that are loaded took."""
-        return {key: s for stages in self._stages.values() for key, s in stages.pace().items()}
+        """How long the graphs took of all packs that are loaded, and of what shows them pictures."""
+        told = [h for h in self._helpers.values() if isinstance(h, ClipVision | IpAdapter)]
+        return {key: s for part in (*self._stages.values(), *told) for key, s in part.pace().items()}
 
     def look_again(self) -> None:
         """Packs may have been installed, replaced or removed; graphs of those that changed are freed."""
@@ -167,10 +176,8 @@ class Workbench:
         """Free all graphs but those packs'; safe to call twice."""
         for name in set(self._stages) - set(keep):
             self._stages.pop(name).close()
-        for upscaler in self._upscalers.values():  # results of earlier runs may hold them: they stay known
-            upscaler.close()
-        for controlnet in self._controlnets.values():
-            controlnet.close()
+        for helper in self._helpers.values():  # results of earlier runs may hold them: they stay known
+            helper.close()
 
     def _unknown(self, checkpoint: str, wanted: str | None, installed: list[str]) -> str:
         names = ", ".join(installed) or "none"

@@ -11,6 +11,7 @@ from .parts import (
     Defaults,
     FileEntry,
     GraphEntry,
+    IpLayer,
     LatentRgb,
     PackName,
     Part,
@@ -27,7 +28,10 @@ LAYER_TABLE = "layers.json"  # beside a graph: where its layers' weights lie, fo
 MANIFEST_NAME = "pack.json"
 REQUIRED_ROLES = ("text_encoder", "unet", "vae_decoder")
 # later than the format's first version
-OPTIONAL_FIELDS = ("ram_mb", "latent_rgb", "tokenizer_2", "guidance_embedding_dim", "extras", "words_width")
+OPTIONAL_FIELDS = (
+    *("ram_mb", "latent_rgb", "tokenizer_2", "guidance_embedding_dim", "extras", "words_width", "ip_layers"),
+    *("image_size", "embeds_width", "states_width", "reads", "reads_width", "tokens", "ip_channels"),
+)
 
 
 class PackHead(Part):
@@ -60,6 +64,7 @@ class Manifest(PackHead):
     `full`; `ram_mb` says it for every mode, and is missing in older packs. A graph `text_encoder_2` reads the
     first's tokens unless `tokenizer_2` says how they differ. `guidance_embedding_dim` is the width of the
     denoiser's input `timestep_cond`, the embedded guidance of a distilled model; None: it has no such input.
+    `ip_layers` are those of a graph `unet_ip`, in the order in which `ip_keys` and `ip_values` hold them.
     """
 
     family: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")
@@ -81,6 +86,7 @@ class Manifest(PackHead):
     sizes: Sizes
     ram_mb: RamNeeds | None = None
     latent_rgb: LatentRgb | None = None
+    ip_layers: list[IpLayer] | None = Field(None, min_length=1, max_length=1024)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Manifest:
@@ -99,12 +105,19 @@ class Manifest(PackHead):
     def _contradictions(self) -> Iterator[str]:
         if missing := [role for role in REQUIRED_ROLES if role not in self.graphs]:
             yield f"graphs: missing {', '.join(missing)}"
+        if "unet_ip" in self.graphs and not self.ip_layers:
+            yield "ip_layers: missing, for there is a graph unet_ip"
         if self.tokenizer_2 and "text_encoder_2" not in self.graphs:
             yield "tokenizer_2: there is no graph text_encoder_2 to tokenize for"
         if self.beta_start > self.beta_end:
             yield f"beta_start {self.beta_start} is above beta_end {self.beta_end}"
         if twice := (self.extras or {}).keys() & {MANIFEST_NAME, *self.files()}:
             yield f"extras: {', '.join(sorted(twice))} is no extra"
+        yield from self._wrong_sizes()
+        if self.defaults.steps > self.num_train_timesteps:
+            yield f"defaults.steps {self.defaults.steps} is above num_train_timesteps"
+
+    def _wrong_sizes(self) -> Iterator[str]:
         if self.sizes.min > self.sizes.max:
             yield f"sizes: min {self.sizes.min} is above max {self.sizes.max}"
         if self.sizes.multiple % self.latent_downscale:
@@ -112,8 +125,6 @@ class Manifest(PackHead):
         for side in ("width", "height"):
             if problem := self.sizes.problem_with(getattr(self.defaults, side)):
                 yield f"defaults.{side}: {problem}"
-        if self.defaults.steps > self.num_train_timesteps:
-            yield f"defaults.steps {self.defaults.steps} is above num_train_timesteps"
 
     def files(self) -> dict[str, FileEntry]:
         """Every file of the pack but `pack.json` and extras, by its path relative to the folder."""

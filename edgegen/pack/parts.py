@@ -54,6 +54,9 @@ def _inside(path: str) -> str:
 RelativePath = Annotated[str, AfterValidator(_inside)]
 
 
+DenoiserPart = Literal["down", "mid", "up"]
+
+
 class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -159,3 +162,14 @@ class LatentRgb(Part):
 
     factors: list[Rgb] = Field(min_length=1, max_length=512)
     bias: Rgb
+
+
+class IpLayer(Part):
+    """A cross attention of the denoiser that may also look at a picture.
+
+    `channels` of its keys; `place` is its block of transformers, counted as they run; `part` of the denoiser.
+    """
+
+    channels: int = Field(ge=1, le=1 << 16)
+    place: int = Field(ge=0, le=1023)
+    part: DenoiserPart

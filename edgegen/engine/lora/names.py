@@ -10,8 +10,11 @@ from __future__ import annotations
 import re
 
 UNET, TEXT, TEXT_2 = "unet", "text_encoder", "text_encoder_2"
-CHANGED_AS = {UNET: UNET, "unet_control": UNET, TEXT: TEXT, TEXT_2: TEXT_2}
-"""Graph of a pack -> whose changes it takes: the denoiser is there twice where a ControlNet may lead it."""
+CHANGED_AS = {
+    **dict.fromkeys((UNET, "unet_control", "unet_ip", "unet_control_ip"), UNET),
+    **{TEXT: TEXT, TEXT_2: TEXT_2},
+}
+"""Graph of a pack -> whose changes it takes: the denoiser is there anew for each that may lead it."""
 _PREFIXES = (  # longest first where one begins another
     ("lora_unet_", UNET),
     ("lora_te1_", TEXT),

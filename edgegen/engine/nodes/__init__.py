@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...errors import PackError
 from ...pack import Pack
 from ...workflow import (
     BadWorkflow,
@@ -22,8 +21,22 @@ from ...workflow.order import needed_by
 from ..clipskip import layer_problem
 from ..control import CONTROLLED
 from ..workbench import Workbench
-from . import conditionings, controls, custom, images, latents, loaders, loras, masks, sampling, upscaling
+from . import (
+    conditionings,
+    controls,
+    custom,
+    images,
+    ipadapters,
+    latents,
+    loaders,
+    loras,
+    masks,
+    sampling,
+    upscaling,
+)
 from .base import Latents, Node, Shown
+from .behind import LOADERS, pack_at, source_of
+from .ipchecks import looking_problems
 
 NODES: dict[str, Node] = {
     kind.__name__: kind()
@@ -38,20 +51,19 @@ NODES: dict[str, Node] = {
         masks,
         images,
         upscaling,
+        ipadapters,
     )
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Node) and not kind.__name__.startswith("_")
     if kind.OUTPUTS or kind.IS_OUTPUT  # else it is a base of others
 }
 SPECS: dict[str, NodeSpec] = {name: node.spec() for name, node in NODES.items()}
-LOADERS = {kind.__name__: kind.NAME for kind in (loaders.CheckpointLoaderSimple, loaders.VAELoader)}
-CHANGERS = ("LoraLoader", "LoraLoaderModelOnly", "CLIPSetLastLayer")
 ENCODERS = ("VAEEncode", "VAEEncodeForInpaint")
 EMPTY = "EmptyLatentImage"
 SIDES = ("positive", "negative")
 CONTROL_NODES = ("ControlNetApply", "ControlNetApplyAdvanced")
 
-__all__ = ["NODES", "SPECS", "Latents", "Node", "Shown", "check_for", "packs_of", "remarks_on"]
+__all__ = ["LOADERS", "NODES", "SPECS", "Latents", "Node", "Shown", "check_for", "packs_of", "remarks_on"]
 
 
 def check_for(bench: Workbench, workflow: Workflow) -> CheckedWorkflow:
@@ -95,33 +107,16 @@ def _pack_problems(bench: Workbench, workflow: Workflow) -> Iterator[NodeProblem
     ]
     needed = needed_by(workflow.nodes, outputs)
     for node in (node for node in workflow.nodes.values() if node.id in needed):
-        if (pack := _pack_at(bench, workflow, node, "vae")) and node.class_type in ENCODERS:
+        if (pack := pack_at(bench, workflow, node, "vae")) and node.class_type in ENCODERS:
             yield from _encoder_problem(node, pack)
-        if pack := _pack_at(bench, workflow, node, "clip"):
+        if pack := pack_at(bench, workflow, node, "clip"):
             yield from _clip_problem(node, pack)
         yield from _control_problems(bench, workflow, node)
-        empty = _source(workflow, node.inputs.get("latent_image"))
-        pack = _pack_at(bench, workflow, node, "model")
+        yield from looking_problems(bench, workflow, node)
+        empty = source_of(workflow, node.inputs.get("latent_image"))
+        pack = pack_at(bench, workflow, node, "model")
         if pack and empty and empty.class_type == EMPTY:
             yield from _size_problems(empty, pack)
-
-
-def _source(workflow: Workflow, value: Any) -> GraphNode | None:
-    return workflow.nodes.get(value.node) if isinstance(value, Link) else None
-
-
-def _pack_at(bench: Workbench, workflow: Workflow, node: GraphNode, link: str) -> Pack | None:
-    """The pack behind a link, through what changes it, if it can be told; else that is its own problem."""
-    loader = _source(workflow, node.inputs.get(link))
-    for _ in workflow.nodes:  # no more: a workflow not checked yet may go in circles
-        if loader is None or loader.class_type not in CHANGERS:
-            break
-        loader = _source(workflow, loader.inputs.get(link))
-    name = loader.inputs.get(LOADERS.get(loader.class_type, "")) if loader else None
-    try:
-        return bench.pack_for(name) if isinstance(name, str) else None
-    except PackError:
-        return None
 
 
 def _encoder_problem(node: GraphNode, pack: Pack) -> Iterator[NodeProblem]:
@@ -145,7 +140,7 @@ def _clip_problem(node: GraphNode, pack: Pack) -> Iterator[NodeProblem]:
 
 def _control_problems(bench: Workbench, workflow: Workflow, node: GraphNode) -> Iterator[NodeProblem]:
     """A ControlNet on what is sampled with a pack that none can speak to."""
-    pack = _pack_at(bench, workflow, node, "model")
+    pack = pack_at(bench, workflow, node, "model")
     if pack is None or CONTROLLED in pack.manifest.graphs:
         return
     sides = [value.node for name in SIDES if isinstance(value := node.inputs.get(name), Link)]
