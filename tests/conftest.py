@@ -11,10 +11,11 @@ import pytest
 from tests.certificates import Authority
 from tests.support import Broker
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # as a shell's background jobs have it, and their children
+# as a shell's background jobs have them, those of `nohup` too, and their children
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ from PIL import Image
 
 from edgegen.config.reload import LiveConfig
 from edgegen.daemon import serve
+from edgegen.jobs.closing import Closing
 from edgegen.jobs.wakeup import ReloadRequest, StopRequest, Wakeup
 from edgegen.settings import ButtonSettings, EngineSettings, MqttSettings, NodeSettings, Settings
 from quantize.contact import contact_sheet
@@ -205,7 +206,7 @@ def running_front(settings: Settings) -> Iterator[None]:
 
     def run() -> None:
         try:
-            with contextlib.ExitStack() as closing:
+            with Closing() as closing:
                 serve(LiveConfig(settings), True, wakeup, stop, ReloadRequest(wakeup), closing)
         except BaseException as err:  # noqa: BLE001  told below, by whoever waits
             failures.append(err)
