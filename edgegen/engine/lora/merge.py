@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from ...errors import LoraError
 from ...pack import PackFolder
+from ..blas import single_threaded
 from ..runtime import usable_cores
 from .adapter import Adapter
 from .names import CHANGED_AS, TEXT, TEXT_2, UNET, flat
@@ -40,8 +41,22 @@ class LoraUse:
         return self.model if role == UNET else self.clip
 
 
-Merged = dict[str, np.ndarray]
-"""New values of a graph's weights by name."""
+@dataclass
+class Merged:
+    """What changes in a graph.
+
+    Attributes:
+        values: new values of its weights by name.
+        spare: those of them that follow from the others: a layer computed in integers does not read them.
+    """
+
+    values: dict[str, np.ndarray] = field(default_factory=dict)
+    spare: set[str] = field(default_factory=set)
+
+    def add(self, other: Merged) -> None:
+        self.values |= other.values
+        self.spare |= other.spare
+
 
 Part = tuple[Adapter, str, float]
 """Who changes a layer, what the layer is called there, and how much it counts."""
@@ -80,7 +95,7 @@ class LoraSet:
         """
         plan = self._plan(pack, role)
         if plan is None:
-            return {}
+            return Merged()
         (table, changes), kind = plan, CHANGED_AS[role]
         data = np.memmap(table.data, np.uint8, "r")
 
@@ -90,15 +105,15 @@ class LoraSet:
             across = not layers[0].outputs_first  # as the weights lie: adding is then one pass through memory
             deltas = (adapter.delta(kind, name, strength, across) for adapter, name, strength in parts)
             delta = functools.reduce(np.add, deltas)
-            merged: Merged = {}
+            merged = Merged()
             for layer in layers:
-                merged |= merge_layer(data, layer, delta)
+                merged.add(merge_layer(data, layer, delta))
             return merged
 
-        found: Merged = {}
-        with ThreadPoolExecutor(threads or usable_cores()) as pool:
+        found = Merged()
+        with single_threaded(), ThreadPoolExecutor(threads or usable_cores()) as pool:
             for merged in pool.map(one, changes.items()):
-                found |= merged
+                found.add(merged)
         return found
 
     def _plan(self, pack: PackFolder, role: str) -> tuple[LayerTable, dict[str, list[Part]]] | None:
@@ -122,13 +137,15 @@ def merge_layer(data: np.memmap[Any, Any], layer: Layer, delta: np.ndarray) -> M
     Args:
         data: the graph's data file.
         delta: (outputs, inputs x kernel) float32 of the whole layer, of which this may be a part.
+    Raises:
+        LoraError: the new weights are no numbers.
     """
     weight = read_stored(data, layer.weight)
     if layer.rows:
         delta = delta[slice(*layer.rows)]
     delta = delta.reshape(layer.weight.shape) if layer.outputs_first else delta.T
     if layer.scale is None:
-        return {layer.weight.name: (weight + delta).astype(weight.dtype)}
+        return Merged({layer.weight.name: (weight + delta).astype(weight.dtype)})
     return _merge_int8(data, layer, weight, delta)
 
 
@@ -140,13 +157,16 @@ def _merge_int8(data: np.memmap[Any, Any], layer: Layer, weight: np.ndarray, del
     values = weight * old.reshape(spread)
     values += delta
     new = old if layer.keeps_scale else _scales(values, axis, layer.limit)
+    if not np.isfinite(new).all():
+        raise LoraError(f"the change to layer {layer.module} is beyond all bounds; take a lower strength")
     values /= new.reshape(spread)
     np.rint(values, out=values)
-    np.clip(values, -layer.limit, layer.limit, out=values)
-    merged: Merged = {layer.weight.name: values.astype(np.int8)}
+    if layer.keeps_scale:  # new scales are made so that none is beyond
+        np.clip(values, -layer.limit, layer.limit, out=values)
+    merged = Merged({layer.weight.name: values.astype(np.int8)})
     if not layer.keeps_scale:
-        merged[layer.scale.name] = new
-        merged |= _rescaled_bias(data, layer, old / new)
+        merged.values[layer.scale.name] = new
+        merged.add(_rescaled_bias(data, layer, old / new))
     return merged
 
 
@@ -160,11 +180,9 @@ def _scales(values: np.ndarray, axis: int, limit: int) -> np.ndarray:
 def _rescaled_bias(data: np.memmap[Any, Any], layer: Layer, ratio: np.ndarray) -> Merged:
     """The same bias in steps of the new scales."""
     if layer.bias is None:
-        return {}
+        return Merged()
     bias, scale = (read_stored(data, stored) for stored in layer.bias)
     limits = np.iinfo(np.int32)
     steps = np.clip(np.rint(bias * ratio.astype(np.float64)), limits.min, limits.max)
-    return {
-        layer.bias[0].name: steps.astype(np.int32),
-        layer.bias[1].name: (scale / ratio).astype(np.float32),
-    }
+    values = {layer.bias[0].name: steps.astype(np.int32)}
+    return Merged(values | {layer.bias[1].name: (scale / ratio).astype(np.float32)}, {layer.bias[1].name})

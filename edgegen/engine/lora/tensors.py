@@ -64,9 +64,7 @@ class TensorFile:
         """One tensor as float32. Raises LoraError: it cannot be read, or holds what is no number."""
         place = self.places[name]
         try:
-            with _open(self.path) as file:
-                file.seek(place.begin)
-                raw = file.read(place.end - place.begin)
+            raw = _read_at(self.path, place.begin, place.end - place.begin)
         except OSError as err:
             raise self._bad(f"cannot be read ({err.strerror})") from err
         if len(raw) != place.end - place.begin:
@@ -121,9 +119,19 @@ class TensorFile:
         return LoraError(f"{self.path.name}: {problem}")
 
 
+HOW = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe of that name must not keep anybody waiting
+
+
 def _open(path: Path) -> BinaryIO:
-    """A pipe of that name must not keep anybody waiting."""
-    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    return os.fdopen(os.open(path, HOW), "rb")
+
+
+def _read_at(path: Path, begin: int, count: int) -> bytes:
+    file = os.open(path, HOW)
+    try:
+        return os.pread(file, count, begin)
+    finally:
+        os.close(file)
 
 
 def _are_counts(values: Any) -> TypeGuard[list[int]]:
@@ -133,6 +141,7 @@ def _are_counts(values: Any) -> TypeGuard[list[int]]:
 def _as_float32(raw: bytes, dtype: str) -> np.ndarray:
     if dtype == "BF16":  # the upper half of a float32
         return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
-    kind = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]
-    with np.errstate(over="ignore"):
-        return np.frombuffer(raw, kind).astype(np.float32)
+    if dtype == "F64":
+        with np.errstate(over="ignore"):
+            return np.frombuffer(raw, "<f8").astype(np.float32)
+    return np.frombuffer(raw, {"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32, copy=False)
