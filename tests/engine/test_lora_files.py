@@ -114,8 +114,12 @@ BLOCK = "down_blocks_1_attentions_0_transformer_blocks_0"
         ),
         ("mid_block.attentions.0.proj_in.lora.up.weight", ("unet", "mid_block_attentions_0_proj_in", "up")),
         ("unet.x.attn1.processor.to_out_lora.up.weight", ("unet", "x_attn1_to_out_0", "up")),
-        ("lora_unet_x.hada_w1_a", None),
-        ("lora_unet_x.dora_scale", None),
+        ("lora_unet_x.hada_w1_a", ("unet", "x", "hada_w1_a")),
+        ("lycoris_unet_x.lokr_t2", ("unet", "x", "lokr_t2")),
+        ("lora_te_text_model_x.dora_scale", ("text_encoder", "x", "dora_scale")),
+        ("base_model.model.x.lora_magnitude_vector.weight", ("unet", "x", "magnitude")),
+        ("lora_unet_x.hada_w3_a", None),
+        ("lora_unet_x.oft_blocks", None),
         ("x.lora_up.weight", None),
     ],
 )
@@ -142,9 +146,9 @@ def test_the_original_codes_numbers(module: str, numbered: list[str]) -> None:
 
 
 def test_what_is_not_understood_is_listed(tmp_path: Path) -> None:
-    tensors = {f"lora_unet_x{k}.hada_w1_a": np.zeros(2, np.float32) for k in range(7)}
-    path = write_tensors(tmp_path / "loha.safetensors", tensors)
-    with pytest.raises(LoraError, match=r"not understood: lora_unet_x0\.hada_w1_a, .* and 2 more"):
+    tensors = {f"lora_unet_x{k}.hada_w3_a": np.zeros(2, np.float32) for k in range(7)}
+    path = write_tensors(tmp_path / "odd.safetensors", tensors)
+    with pytest.raises(LoraError, match=r"not understood: lora_unet_x0\.hada_w3_a, .* and 2 more"):
         Adapter(path)
 
 

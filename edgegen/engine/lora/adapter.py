@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import LoraError
+from .dora import Magnitude
+from .kinds import MAX_RANK, Kind, Target, kind_of
 from .names import TEXT, TEXT_2, UNET, layer_number, split_key
 from .table import Layer, LayerTable
-from .tensors import Place, TensorFile
+from .tensors import TensorFile
+from .unsupported import why_unsupported
 
-MAX_RANK = 4096
 SHOWN = 5
+BESIDES = ("alpha", "dora_scale", "magnitude")  # parts that any kind may have
+Base = Callable[[], np.ndarray]
+"""A layer's weights as they were so far, (outputs, inputs x taps) float32."""
 
 
 @dataclass
 class Change:
-    """The tensors that change one layer: names in the file."""
+    """The tensors that change one layer: part -> name in the file."""
 
     tensors: dict[str, str] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.shapes)
+
+    @property
+    def is_dora(self) -> bool:
+        return bool({"dora_scale", "magnitude"} & self.shapes.keys())
 
 
 class Adapter:
-    """A LoRA or LyCORIS-LoCon file.
+    """A LoRA file, or one of LyCORIS' kinds in `kinds`.
 
     Attributes:
         changes: graph -> module, flat -> its tensors.
@@ -37,39 +52,42 @@ class Adapter:
         self.file = TensorFile(path)
         self.changes: dict[str, dict[str, Change]] = {UNET: {}, TEXT: {}, TEXT_2: {}}
         unknown = []
-        for key in self.file.places:
+        for key, place in self.file.places.items():
             found = split_key(key)
             if found is None:
                 unknown.append(key)
                 continue
             graph, module, part = found
-            self.changes[graph].setdefault(module, Change()).tensors[part] = key
+            change = self.changes[graph].setdefault(module, Change())
+            change.tensors[part], change.shapes[part] = key, place.shape
         if unknown:
-            raise LoraError(f"{self.name} holds what is not understood: {_some(unknown)}")
+            raise LoraError(f"{self.name} holds {why_unsupported(unknown)}: {_some(unknown)}")
         if not self.file.places:
             raise LoraError(f"{self.name} holds no tensors")
-        self._check_pairs()
+        for graph, module, change in self._all():
+            if problem := _problem_with(change):
+                raise LoraError(f"{self.name}: {graph} {module} {problem}")
 
-    def _check_pairs(self) -> None:
+    def _all(self) -> Iterator[tuple[str, str, Change]]:
         for graph, changes in self.changes.items():
             for module, change in changes.items():
-                if missing := {"down", "up"} - change.tensors.keys():
-                    raise LoraError(
-                        f"{self.name}: {graph} {module} has no {' and no '.join(sorted(missing))}"
-                    )
-                rank = self.place(change, "down").shape[:1]
-                if not rank or not 1 <= rank[0] <= MAX_RANK:
-                    raise LoraError(
-                        f"{self.name}: {graph} {module} has rank {rank}; 1 to {MAX_RANK} are read"
-                    )
-                if "alpha" in change.tensors and np.prod(self.place(change, "alpha").shape) != 1:
-                    raise LoraError(f"{self.name}: {graph} {module} has an alpha that is not one number")
+                yield graph, module, change
 
-    def place(self, change: Change, part: str) -> Place:
-        return self.file.places[change.tensors[part]]
+    @property
+    def kinds(self) -> list[str]:
+        """What it holds: `LoRA`, `LoHa`, `LoKr`, with `DoRA` where weights are set to a length."""
+        found = {change.kind.name for _, _, change in self._all()}
+        return sorted(found) + (["DoRA"] if any(change.is_dora for _, _, change in self._all()) else [])
 
-    def rank(self, change: Change) -> int:
-        return self.place(change, "down").shape[0]
+    @property
+    def ranks(self) -> list[int]:
+        """All that occur, ascending."""
+        return sorted({rank for _, _, change in self._all() for rank in change.kind.ranks(change.shapes)})
+
+    @property
+    def alphas(self) -> list[float]:
+        """All that occur, ascending; a layer without one counts as its rank. Raises LoraError."""
+        return sorted({self._alpha(change) for _, _, change in self._all() if "alpha" in change.tensors})
 
     def layers_in(self, role: str, table: LayerTable) -> dict[str, list[Layer]]:
         """Module -> the parts of the layer it changes.
@@ -92,50 +110,70 @@ class Adapter:
         return fitting
 
     def _check_shapes(self, role: str, module: str, layers: list[Layer]) -> None:
-        change, first = self.changes[role][module], layers[0]
-        outputs = max((layer.rows[1] if layer.rows else layer.outputs) for layer in layers)
-        down, up = self.place(change, "down").shape, self.place(change, "up").shape
-        rank, kernel = down[0], first.kernel or (1, 1)
-        if "mid" in change.tensors:
-            fits = self.place(change, "mid").shape == (rank, rank, *kernel)
-            fits = fits and _flat_shape(down) == (rank, first.inputs) and _flat_shape(up) == (outputs, rank)
-        else:
-            inner = down[2:] or (1, 1)
-            fits = _flat_shape(up) == (outputs, rank) and down[1:2] == (first.inputs,) and inner == kernel
-        if not fits:
-            has = (outputs, first.inputs, *first.kernel)
-            raise LoraError(
-                f"{self.name} is made for another kind of model: it changes {role} {first.module} by "
-                f"{list(up)} x {list(down)}, but the pack's layer has {list(has)}"
-            )
+        change, target = self.changes[role][module], target_of(layers)
+        fits = change.kind.fits(change.shapes, target)
+        if fits and (not change.is_dora or Magnitude.fits(change.shapes, target)):
+            return
+        has = [target.outputs, target.inputs, *target.kernel]
+        parts = sorted(change.shapes.keys() - {"alpha"}, key=lambda part: (part != "up", part))
+        by = " x ".join(str(list(change.shapes[part])) for part in parts)
+        raise LoraError(
+            f"{self.name} is made for another kind of model: it changes {role} {layers[0].module} by {by}, "
+            f"but the pack's layer has {has}"
+        )
 
-    def delta(self, role: str, module: str, strength: float, transposed: bool = False) -> np.ndarray:
-        """What is added: (outputs, inputs x kernel) float32, in memory the other way around if `transposed`.
+    def delta(self, role: str, module: str, strength: float, layers: list[Layer], base: Base) -> np.ndarray:
+        """What is added: (outputs, inputs x taps) float32, laid out in memory as the layer's weights are.
 
-        Raises LoraError: it holds what is no number."""
-        change = self.changes[role][module]
-        down, up = (self.file.read(change.tensors[part]) for part in ("down", "up"))
-        rank = down.shape[0]
-        up = up.reshape(up.shape[0], rank) * np.float32(strength * self._alpha(change, rank) / rank)
-        if "mid" in change.tensors:  # Tucker's: LyCORIS, `lora_mid`
-            mid = self.file.read(change.tensors["mid"])
-            inner = np.tensordot(mid, down.reshape(rank, -1), axes=(1, 0))  # (r, kh, kw, inputs)
-            return np.moveaxis(np.tensordot(up, inner, axes=(1, 0)), -1, 1).reshape(len(up), -1)
-        down = down.reshape(rank, -1)
-        if transposed:
-            return np.asarray(down.T @ up.T).T
-        return np.asarray(up @ down)
+        Args:
+            layers: the parts of the layer, as `layers_in` gives them.
+            base: asked only by DoRA.
+        Raises:
+            LoraError: it holds what is no number.
+        """
+        change, across = self.changes[role][module], not layers[0].outputs_first
+        tensors = {part: self.file.read(name) for part, name in change.tensors.items()}
+        alpha, divisor = self._alpha(change, tensors.get("alpha")), _divisor(change)
+        if not change.is_dora:
+            return change.kind.delta(tensors, strength * alpha / divisor, across)
+        delta = change.kind.delta(tensors, alpha / divisor, across)
+        return Magnitude.of(tensors, target_of(layers)).delta(base(), delta, strength)
 
-    def _alpha(self, change: Change, rank: int) -> float:
-        """Without one it is the rank, as in diffusers."""
-        if "alpha" not in change.tensors:
-            return rank
-        return float(self.file.read(change.tensors["alpha"]).reshape(-1)[0])
+    def _alpha(self, change: Change, told: np.ndarray | None = None) -> float:
+        """Without one it is the rank, as in diffusers; without a rank it does not count, as in ComfyUI."""
+        if "alpha" not in change.tensors or not change.kind.ranks(change.shapes):
+            return _divisor(change)
+        told = self.file.read(change.tensors["alpha"]) if told is None else told
+        return float(told.reshape(-1)[0])
 
 
-def _flat_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Of a 1x1 convolution or a matrix, the matrix's shape."""
-    return shape[:2] if all(side == 1 for side in shape[2:]) else shape
+def target_of(layers: list[Layer]) -> Target:
+    """The whole layer that these are the parts of."""
+    outputs = max((layer.rows[1] if layer.rows else layer.outputs) for layer in layers)
+    return Target(outputs, layers[0].inputs, layers[0].kernel)
+
+
+def _divisor(change: Change) -> int:
+    """What alpha is divided by; 1 where there is no rank."""
+    ranks = change.kind.ranks(change.shapes)
+    return ranks[-1] if ranks else 1
+
+
+def _problem_with(change: Change) -> str | None:
+    """Why a change is none, whatever the layer; None: it is one."""
+    families = {part.partition("_")[0] for part in change.shapes.keys() - set(BESIDES)}
+    if len(families & {"hada", "lokr"}) + bool(families - {"hada", "lokr"}) > 1:
+        return f"is two kinds at once: {', '.join(sorted(change.shapes))}"
+    if missing := change.kind.lacks(change.shapes):
+        return f"has no {' and no '.join(sorted(missing))}"
+    wrong = [rank for rank in change.kind.ranks(change.shapes) if not 1 <= rank <= MAX_RANK]
+    if wrong:
+        return f"has rank {wrong[0]}; 1 to {MAX_RANK} are read"
+    if "alpha" in change.shapes and np.prod(change.shapes["alpha"]) != 1:
+        return "has an alpha that is not one number"
+    if {"dora_scale", "magnitude"} <= change.shapes.keys():
+        return "has two lengths: dora_scale and lora_magnitude_vector"
+    return None
 
 
 def _some(names: list[str]) -> str:

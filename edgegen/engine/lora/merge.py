@@ -7,7 +7,6 @@ merged side by side: numpy lets other threads run meanwhile.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -102,9 +101,7 @@ class LoraSet:
         def one(item: tuple[str, list[Part]]) -> Merged:
             module, parts = item
             layers = table.find(module)
-            across = not layers[0].outputs_first  # as the weights lie: adding is then one pass through memory
-            deltas = (adapter.delta(kind, name, strength, across) for adapter, name, strength in parts)
-            delta = functools.reduce(np.add, deltas)
+            delta = _sum_of(data, layers, kind, parts)
             merged = Merged()
             for layer in layers:
                 merged.add(merge_layer(data, layer, delta))
@@ -131,6 +128,39 @@ class LoraSet:
         return table, changes
 
 
+def _sum_of(data: np.memmap[Any, Any], layers: list[Layer], kind: str, parts: list[Part]) -> np.ndarray:
+    """All changes to one layer, each made to what the ones before it left."""
+    total: np.ndarray | None = None
+
+    def base() -> np.ndarray:
+        weight = whole_weight(data, layers)
+        return weight if total is None else weight + total
+
+    for adapter, name, strength in parts:
+        delta = adapter.delta(kind, name, strength, layers, base)
+        total = delta if total is None else total + delta
+    assert total is not None
+    return total
+
+
+def whole_weight(data: np.memmap[Any, Any], layers: list[Layer]) -> np.ndarray:
+    """A layer's weights, its parts put together: (outputs, inputs x kernel) float32."""
+    ordered = sorted(layers, key=lambda layer: layer.rows or (0, 0))
+    parts = []
+    for layer in ordered:
+        weight = read_stored(data, layer.weight).astype(np.float32)
+        if layer.scale is not None:
+            axis = 0 if layer.outputs_first else weight.ndim - 1
+            weight *= read_stored(data, layer.scale).reshape(_along(axis, weight.ndim))
+        parts.append(weight.reshape(len(weight), -1) if layer.outputs_first else weight.T)
+    return np.concatenate(parts)
+
+
+def _along(axis: int, ndim: int) -> list[int]:
+    """The shape that spreads one value an output over a weight."""
+    return [-1 if side == axis else 1 for side in range(ndim)]
+
+
 def merge_layer(data: np.memmap[Any, Any], layer: Layer, delta: np.ndarray) -> Merged:
     """One layer's new weights, and for INT8 its scales and bias.
 
@@ -153,7 +183,7 @@ def _merge_int8(data: np.memmap[Any, Any], layer: Layer, weight: np.ndarray, del
     assert layer.scale is not None
     old = read_stored(data, layer.scale).astype(np.float32)
     axis = 0 if layer.outputs_first else weight.ndim - 1
-    spread = [-1 if side == axis else 1 for side in range(weight.ndim)]
+    spread = _along(axis, weight.ndim)
     values = weight * old.reshape(spread)
     values += delta
     new = old if layer.keeps_scale else _scales(values, axis, layer.limit)

@@ -20,6 +20,7 @@ _PREFIXES = (  # longest first where one begins another
     ("lora_te1_", TEXT),
     ("lora_te2_", TEXT_2),
     ("lora_te_", TEXT),
+    ("lycoris_unet_", UNET),
     ("text_encoder_2.", TEXT_2),
     ("text_encoder.", TEXT),
     ("unet.", UNET),
@@ -39,13 +40,24 @@ _PARTS = (
     ),
     (re.compile(r"\.lora_mid\.weight$"), "mid"),
     (re.compile(r"\.alpha$"), "alpha"),
+    (re.compile(r"\.dora_scale$"), "dora_scale"),
+    (re.compile(r"\.lora_magnitude_vector(\.default)?(\.weight)?$"), "magnitude"),
+    *(
+        (re.compile(rf"\.{part}$"), part)
+        for part in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
+    ),
+    *(
+        (re.compile(rf"\.{part}$"), part)
+        for part in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+    ),
 )
 _PROCESSOR = re.compile(r"\.processor\.(to_[qkv]|to_out)_lora\.(down|up)\.weight$")
 _LAYER = re.compile(r"(?:^|_)encoder_layers_(\d+)_")
 
 
 def split_key(key: str) -> tuple[str, str, str] | None:
-    """A tensor's name -> (graph, module in `flat` writing, `down`, `up`, `mid` or `alpha`); None: unknown."""
+    """A tensor's name -> (graph, module in `flat` writing, part as in `kinds`, or `alpha`, `dora_scale`,
+    `magnitude`); None: unknown."""
     if found := _PROCESSOR.search(key):
         layer = "to_out.0" if found[1] == "to_out" else found[1]
         key = f"{key[: found.start()]}.{layer}.lora.{found[2]}.weight"
