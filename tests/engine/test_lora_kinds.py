@@ -148,7 +148,10 @@ def test_a_file_tells_its_kinds_ranks_and_alphas(tmp_path: Path) -> None:
         ("unet.x.lora_B.bias", "changes to biases"),
         ("emb_params", "a textual inversion"),
         ("model.diffusion_model.input_blocks.0.0.weight", "a whole checkpoint"),
-        ("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", "changes to a transformer, another family"),
+        (
+            "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight",
+            "changes to a transformer, another family",
+        ),
         ("lora_unet_double_blocks_0_img_attn_proj.whatever", "what is not understood"),
     ],
 )
