@@ -33,6 +33,7 @@ COMMANDS = {
     "queue": ".jobs:queue",
     "cancel": ".jobs:cancel",
     "pack": ".pack:pack",
+    "lora": ".lora:lora",
     "config": ".config:config",
     "setup": ".setup:setup",
     "doctor": ".doctor:doctor",

@@ -53,6 +53,25 @@ def packs(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Offer
     return [CompletionItem(p.name, help=p.manifest.title) for p in found if p.name.startswith(incomplete)]
 
 
+def loras(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Offered:
+    """Names in the LoRA folder; a path is completed as any file is."""
+    from edgegen.config.files import lora_dir
+
+    if incomplete.startswith((".", "/", "~")):
+        return [CompletionItem(incomplete, type="file")]
+    try:
+        return starting(lora_names(lora_dir(settings_of(ctx))), incomplete)
+    except (EdgegenError, OSError):
+        return []
+
+
+def lora_names(folder: Path) -> list[str]:
+    """What `--lora` and jobs call the files of the LoRA folder and of folders in it; none that hide."""
+    steps = (path.relative_to(folder) for path in folder.rglob("*.safetensors") if path.is_file())
+    shown = (p for p in steps if not any(part.startswith(".") for part in p.parts))
+    return sorted(path.with_name(path.name.removesuffix(".safetensors")).as_posix() for path in shown)
+
+
 def config_keys(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> Offered:
     """`mqtt.port`; a list's keys with the number of its first table."""
     from .reference import entries

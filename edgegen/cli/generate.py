@@ -16,6 +16,7 @@ import click
 from edgegen.errors import BadRequest, Problem, StorageError
 
 from .app import App, pass_app
+from .complete import loras
 from .output import printable, say, say_json
 from .progress import StepBar
 from .request import picture_options, request_data, valid_request
@@ -48,6 +49,7 @@ MAX_SEED = 2**63 - 1
     "loras",
     multiple=True,
     metavar="FILE[:STRENGTH]",
+    shell_complete=loras,
     help="Merge a LoRA (.safetensors) into the pack; repeatable. Strength: 1.",
 )
 @click.option("--provider", metavar="NAME", help="cpu, openvino or auto. Default: engine.provider.")

@@ -67,6 +67,22 @@ def test_tab_knows_the_jobs_that_wait(tab, device):
     assert tab("edgegen cancel jo") == ["job-one"]
 
 
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("edgegen lora show ", ["ink", "styles/wax"]),
+        ("edgegen generate cat --lora sty", ["styles/wax"]),
+        ("edgegen lora sh", ["show"]),
+    ],
+)
+def test_tab_knows_the_loras(tab, device, line, offered):
+    for name in ("ink.safetensors", "styles/wax.safetensors", ".hidden.safetensors", "notes.txt"):
+        path = device.home / "data/loras" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert tab(line) == offered
+
+
 def test_tab_with_a_broken_configuration_still_works(tab, device):
     device.config.write_text("[mqtt\n")
     assert tab("edgegen generate --pack po") == ["pocket"]

@@ -38,6 +38,21 @@ class Change:
         return bool({"dora_scale", "magnitude"} & self.shapes.keys())
 
 
+@dataclass
+class Matched:
+    """A file's changes to one graph, by what the graph has for them.
+
+    Attributes:
+        fitting, of_other_shape: module -> the parts of its layer.
+        beyond: behind the last layer of a text encoder. unknown: there is no such layer.
+    """
+
+    fitting: dict[str, list[Layer]] = field(default_factory=dict)
+    of_other_shape: dict[str, list[Layer]] = field(default_factory=dict)
+    beyond: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
 class Adapter:
     """A LoRA file, or one of LyCORIS' kinds in `kinds`.
 
@@ -97,30 +112,38 @@ class Adapter:
         Raises:
             LoraError: the graph has no such layer, or one of another shape; names them.
         """
-        last = max((layer_number(name) or 0 for name in table.layers), default=0)
-        found = {module: table.find(module) for module in self.changes[role]}
-        beyond = {m for m in found if role != UNET and (layer_number(m) or 0) > last}
-        unknown = [module for module, layers in found.items() if not layers and module not in beyond]
-        if unknown:
-            lacks = f"{role} layer {_some(unknown)}"
-            raise LoraError(f"{self.name} is made for another kind of model: the pack has no {lacks}")
-        fitting = {module: layers for module, layers in found.items() if module not in beyond}
-        for module, layers in fitting.items():
-            self._check_shapes(role, module, layers)
-        return fitting
+        matched = self.match(role, table)
+        if problem := self.misfit(role, matched):
+            raise LoraError(f"{self.name} is made for another kind of model: {problem}")
+        return matched.fitting
 
-    def _check_shapes(self, role: str, module: str, layers: list[Layer]) -> None:
-        change, target = self.changes[role][module], target_of(layers)
-        fits = change.kind.fits(change.shapes, target)
-        if fits and (not change.is_dora or Magnitude.fits(change.shapes, target)):
-            return
-        has = [target.outputs, target.inputs, *target.kernel]
-        parts = sorted(change.shapes.keys() - {"alpha"}, key=lambda part: (part != "up", part))
-        by = " x ".join(str(list(change.shapes[part])) for part in parts)
-        raise LoraError(
-            f"{self.name} is made for another kind of model: it changes {role} {layers[0].module} by {by}, "
-            f"but the pack's layer has {has}"
-        )
+    def match(self, role: str, table: LayerTable) -> Matched:
+        """Which layers of a graph its changes belong to."""
+        last = max((layer_number(name) or 0 for name in table.layers), default=0)
+        matched = Matched()
+        for module, change in self.changes[role].items():
+            layers = table.find(module)
+            if role != UNET and (layer_number(module) or 0) > last:
+                matched.beyond.append(module)
+            elif not layers:
+                matched.unknown.append(module)
+            elif _fits(change, target_of(layers)):
+                matched.fitting[module] = layers
+            else:
+                matched.of_other_shape[module] = layers
+        return matched
+
+    def misfit(self, role: str, matched: Matched) -> str:
+        """Why the graph does not take it; "": it does."""
+        if matched.unknown:
+            return f"the pack has no {role} layer {_some(matched.unknown)}"
+        for module, layers in matched.of_other_shape.items():
+            target, shapes = target_of(layers), self.changes[role][module].shapes
+            parts = sorted(shapes.keys() - {"alpha"}, key=lambda part: (part != "up", part))
+            by = " x ".join(str(list(shapes[part])) for part in parts)
+            has = [target.outputs, target.inputs, *target.kernel]
+            return f"it changes {role} {layers[0].module} by {by}, but the pack's layer has {has}"
+        return ""
 
     def delta(self, role: str, module: str, strength: float, layers: list[Layer], base: Base) -> np.ndarray:
         """What is added: (outputs, inputs x taps) float32, laid out in memory as the layer's weights are.
@@ -145,6 +168,11 @@ class Adapter:
             return _divisor(change)
         told = self.file.read(change.tensors["alpha"]) if told is None else told
         return float(told.reshape(-1)[0])
+
+
+def _fits(change: Change, target: Target) -> bool:
+    fits = change.kind.fits(change.shapes, target)
+    return fits and (not change.is_dora or Magnitude.fits(change.shapes, target))
 
 
 def target_of(layers: list[Layer]) -> Target:

@@ -66,13 +66,16 @@ class Layer:
 class LayerTable:
     """The layers of one graph of a pack, by the names they have in LoRA files.
 
+    Args:
+        is_hashed: whether to hash the graph's files first, as must be done before weights are read.
+
     Raises:
         LoraError: the pack has no table for that graph.
         PackError: the table is altered, or contradicts the data file.
     """
 
-    def __init__(self, pack: PackFolder, role: str):
-        graph = pack.verify_graph(role)
+    def __init__(self, pack: PackFolder, role: str, is_hashed: bool = True):
+        graph = pack.verify_graph(role) if is_hashed else pack.graph(role)
         listed = pack.manifest.graphs[role].files
         path = graph.with_name(LAYER_TABLE)
         if str(path.relative_to(pack.folder)) not in listed:
