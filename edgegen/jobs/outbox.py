@@ -19,13 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..settings import MqttSettings
-from .database import Database, add_to_fact
+from .database import Database, add_to_fact, set_fact
 from .job import Job, JobRequest, JobState
 
 log = logging.getLogger(__name__)
 
 CLOCK_IS_SET_S = 1_735_689_600  # 2025-01-01: earlier than that says a clock that nobody has set yet
 DROPPED = "outbox_dropped"
+PICTURE_ROOM = "broker_picture_bytes"
 _DAY_S = 86_400
 _NAMED_IDS = 5
 
@@ -128,6 +129,21 @@ class OutboxReader:
         """The broker has all of it."""
         with self._database.transaction() as db:
             db.execute("DELETE FROM outbox WHERE seq = ? AND job_id = ?", (due.seq, due.job.id))
+
+    def picture_room(self) -> int | None:
+        """The largest picture in bytes that the broker takes, as its last CONNACK said; None: any."""
+        return picture_room(self._database)
+
+    def note_picture_room(self, room_bytes: int | None) -> None:
+        """For the engine, and for the time until the broker says it again."""
+        with self._database.transaction(waits=False) as db:
+            set_fact(db, PICTURE_ROOM, None if room_bytes is None else str(room_bytes))
+
+
+def picture_room(database: Database) -> int | None:
+    """The largest picture in bytes that the broker takes, as its last CONNACK said; None: any."""
+    text = database.fact(PICTURE_ROOM)
+    return int(text) if text and text.isdecimal() else None
 
 
 def result_outbox(settings: MqttSettings, now: Callable[[], float] = time.time) -> ResultOutbox | None:

@@ -89,7 +89,7 @@ def run(make_worker, queue):
 
 def test_a_job_becomes_a_picture(run, queue, said, tmp_path):
     queue.enqueue(request("a", seed=7, steps=2))
-    run(make_publish_copy=publish_copier(MqttSettings(image_format="jpeg")))
+    run(make_publish_copy=publish_copier(MqttSettings(image_format="jpeg"), queue.database))
     job = queue.get("a")
     assert (job.state, job.seed, job.attempts) == (JobState.DONE, 7, 1)
     assert (tmp_path / "gallery" / job.picture).exists()

@@ -21,7 +21,8 @@ from . import messages
 from .connection import Connection
 from .courier import Courier
 from .home import ALONE, Home, Surroundings
-from .messages import JSON, Command, Outgoing
+from .lastpicture import LastPicture
+from .messages import Command, Outgoing
 from .outbox import Outbox
 from .throttle import ProgressThrottle
 from .topics import Topics
@@ -64,7 +65,6 @@ class MqttFrontend:
         self._settings = settings
         self._service = service
         self._limits = limits
-        self._read_picture = read_picture
         self._now = now
         self._read_stored = read_stored
         self._redelivery_delay_s = redelivery_delay_s
@@ -73,6 +73,9 @@ class MqttFrontend:
         self._owes_meta = False
         self._unsubscribe: Callable[[], None] | None = None
         self._outbox = Outbox()
+        self._picture = LastPicture(
+            self.topics, read_picture, settings.image_max_bytes, results, lambda: self._connection.limits
+        )
         self._courier = Courier(results, self._result, self._outbox.put, self._note_told)
         self._home = Home(
             settings,
@@ -97,7 +100,7 @@ class MqttFrontend:
             self.topics.fleet_share: settings.fleet,
             **dict.fromkeys(self._home.handlers, self._home.is_on),
         }
-        self._connection = Connection(
+        self._connection: Connection = Connection(
             settings,
             settings.client_id or f"edgegen-{node_name}",
             tuple(topic for topic, is_on in wanted.items() if is_on),
@@ -291,7 +294,7 @@ class MqttFrontend:
     def _result(self, job: Job, with_picture: bool) -> list[Outgoing]:
         """What the courier carries: the final status, and a done job's picture."""
         status = self._status(JobEvent(job.state.value, job), job.request)
-        return status + (self._last_picture(job) if with_picture and job.state == JobState.DONE else [])
+        return status + (self._picture.messages(job) if with_picture and job.state == JobState.DONE else [])
 
     def _note_told(self, job: Job) -> None:
         if job.state != JobState.DONE or self._courier.holds_picture():
@@ -299,27 +302,21 @@ class MqttFrontend:
         self._last = job
         if self._owes_meta:
             self._owes_meta = False
-            self._outbox.put(self._last_picture(job)[0])
+            self._outbox.put(self._picture.messages(job)[0])
 
     def _announce(self) -> None:
         """After every CONNACK: a broker that lost its memory gets it back.
 
         While a picture is on its way the last one is not sent again: it would take the new one's place.
         """
+        self._picture.note_room()
         if self._courier.holds_picture():
             self._owes_meta = True
         elif self._last is not None:
-            for message in reversed(self._last_picture(self._last)):
+            for message in reversed(self._picture.messages(self._last)):
                 self._outbox.put(message, first=True)
         self._outbox.put(self._availability("online"), first=True)
         self._home.announce()
-
-    def _last_picture(self, job: Job) -> list[Outgoing]:
-        meta = messages.to_json(messages.meta_of(job))
-        return [
-            Outgoing(self.topics.last_meta, meta, retain=True, content_type=JSON),
-            Outgoing(self.topics.last_image, lambda: self._read_picture(job), retain=True),
-        ]
 
     def _availability(self, state: str) -> Outgoing:
         return Outgoing(self.topics.availability, state.encode(), retain=True, content_type="text/plain")
