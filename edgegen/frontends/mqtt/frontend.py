@@ -73,6 +73,7 @@ class MqttFrontend:
         self._owes_meta = False
         self._unsubscribe: Callable[[], None] | None = None
         self._outbox = Outbox()
+        self._results = results
         self._picture = LastPicture(
             self.topics, read_picture, settings.image_max_bytes, results, lambda: self._connection.limits
         )
@@ -225,8 +226,19 @@ class MqttFrontend:
     def _note_submitted(self, job: Job, request: JobRequest) -> None:
         if job.request != request:
             log.info("job %s was known already", job.id)
-        if job.state.is_final:  # a redelivery of what is over: nothing more will happen, so tell now
-            self._tell(JobEvent(job.state.value, job), request)
+        if job.state.is_final:  # a redelivery of what is over
+            self._answer_again(job, request)
+
+    def _answer_again(self, job: Job, request: JobRequest) -> None:
+        """Nothing more will happen, so tell now; but not what the courier still carries, it would come twice.
+
+        A broker that was cut off or killed sends a window full of commands again, whose jobs may have ended
+        meanwhile. Then only an answer that is wanted elsewhere than the first one is the courier's no more.
+        """
+        told = self._status(JobEvent(job.state.value, job), request)
+        if self._results.owes_status(job.id):
+            told = [] if _answers_alike(job.request, request) else told[1:]
+        self._put(told)
 
     def _cancel(self, command: Command) -> None:
         self._check_envelope(command)
@@ -324,6 +336,10 @@ class MqttFrontend:
     def _put(self, outgoing: list[Outgoing]) -> None:
         for message in outgoing:
             self._outbox.put(message)
+
+
+def _answers_alike(first: JobRequest, again: JobRequest) -> bool:
+    return (first.response_topic, first.correlation) == (again.response_topic, again.correlation)
 
 
 def read_job_id(payload: bytes) -> str:
