@@ -29,7 +29,7 @@ from .client import (
     publish_properties,
     speaks_5,
 )
-from .handshake import alert_of, why_unreachable
+from .complaints import Complaints
 from .limits import BrokerLimits, Limits
 from .messages import Outgoing
 from .outbox import Outbox
@@ -38,12 +38,7 @@ log = logging.getLogger(__name__)
 
 FAREWELL_TIMEOUT_S = 3.0
 STABLE_AFTER_S = 10.0
-_LOGIN = "check mqtt.username and mqtt.password_file"
-HINTS = {0x84: "set mqtt.protocol to 3.1.1", 0x86: _LOGIN, 0x87: _LOGIN}  # by reason code of a CONNACK
-SESSION_TAKEN_OVER = 0x8E
 TOGETHER = RECEIVE_MAXIMUM  # without acknowledgements the broker sends no more
-SHORT_LIVES_ARE_A_CLASH = 3  # mosquitto before 2.0.12 does not say that a session was taken over
-UNANSWERED = "hangs up before it answers"
 
 
 class Connection:
@@ -79,8 +74,8 @@ class Connection:
         self._on_up = on_up
         self._rng = rng
         self._settings = settings
-        self._where = f"{settings.host}:{settings.port}"
         self._closing = threading.Event()
+        self._complaints = Complaints(settings, self._closing.is_set)
         self._publishing = threading.Lock()
         self._up_since: float | None = None
         self._is_answered = False
@@ -88,9 +83,6 @@ class Connection:
         self._broker = BrokerLimits()
         self._sent_under = self._broker.current
         self._starts_anew = self._has_learned = False
-        self._told_limits: list[str] = []
-        self._told: str | None = None
-        self._short_lives = 0
         self._client_id, self._will = client_id, will
         self._client = make_client(settings, client_id, will)
         self._attach()
@@ -158,9 +150,9 @@ class Connection:
                 self._client.reconnect()
                 self._serve()
             except OSError as err:
-                self._tell(f"cannot be reached ({why_unreachable(err, self._settings, time.time())})")
+                self._complaints.unreachable(err)
             except Exception:  # a malformed packet or a bug must not end the thread
-                log.exception("MQTT connection to %s failed", self._where)
+                log.exception("MQTT connection to %s failed", self._settings.host)
             self._outbox.shut()
             if self._was_stable():
                 attempt = 0
@@ -242,10 +234,9 @@ class Connection:
             if reason_code.is_failure:
                 self._heed_refusal(reason_code)
                 return
-            self._tell("connected", logging.INFO)
             self._up_since = time.monotonic()
             limits = self._broker.hear(properties)
-            self._tell_limits(limits)
+            self._complaints.connected(limits)
             if self._outbox.has_in_flight and limits.is_stricter_than(self._sent_under):
                 # paho would send again what this broker hangs up on
                 self._starts_anew = self._has_learned = True
@@ -260,18 +251,9 @@ class Connection:
         """Next time we ask for what it can, if it is that."""
         if self._broker.learn(reason_code.value):
             self._has_learned = True
-            self._tell_limits(self.limits)
-            return
-        hint = HINTS.get(reason_code.value)
-        self._tell(f"refuses us ({reason_code}){f': {hint}' if hint else ''}")
-
-    def _tell_limits(self, limits: Limits) -> None:
-        """Once per change, for it explains what people miss."""
-        found = limits.consequences()
-        for what in found:
-            if what not in self._told_limits:
-                log.warning("MQTT broker %s: %s", self._where, what)
-        self._told_limits = found
+            self._complaints.limited(self.limits)
+        else:
+            self._complaints.refused(reason_code)
 
     def _subscribe(self, client: paho.Client, limits: Limits) -> None:
         if self._unwanted:
@@ -298,7 +280,7 @@ class Connection:
         try:
             for topic, code in zip(self._subscribed, reason_codes, strict=False):
                 if code.is_failure:
-                    log.error("broker %s does not let us read %s: %s", self._where, topic, code)
+                    self._complaints.forbidden(topic, code)
             self._on_up()
             self._outbox.open(self.limits.receive_maximum)
         except Exception:
@@ -314,32 +296,13 @@ class Connection:
     ) -> None:
         self._outbox.shut()
         if not self._is_answered:
-            self._tell(self._why_unanswered())
+            self._complaints.unanswered()
         if self._broker.learn(reason_code.value):
-            self._tell_limits(self.limits)
+            self._complaints.limited(self.limits)
             self._starts_anew = self._has_learned = True  # paho would send again what it hung up on
         if self._starts_anew or self._closing.is_set() or self._up_since is None or self._is_redelivery_due():
             return
-        self._short_lives = 0 if self._was_stable() else self._short_lives + 1
-        if reason_code.value == SESSION_TAKEN_OVER:
-            self._tell("another client uses our client id: give every device its own node.name")
-        elif self._short_lives >= SHORT_LIVES_ARE_A_CLASH:
-            self._tell(
-                "the connection is lost again and again soon after it was made; "
-                "if another client uses our client id, give every device its own node.name"
-            )
-        else:
-            self._tell(f"connection lost: {reason_code}")
-
-    def _why_unanswered(self) -> str:
-        if self._told and self._told.startswith(UNANSWERED):
-            return self._told
-        if self._settings.tls and (alert := alert_of(self._settings, CONNECT_TIMEOUT_S)):
-            return f"{UNANSWERED}: {alert}"
-        return (
-            f"{UNANSWERED}: is it an MQTT broker, does it want mqtt.tls? "
-            "If it knows no MQTT 5, set mqtt.protocol to 3.1.1"
-        )
+        self._complaints.lost(reason_code, self._was_stable())
 
     def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
         self._arrived.append(message)
@@ -354,13 +317,7 @@ class Connection:
     ) -> None:
         self._outbox.acknowledged(mid)
         if reason_code.is_failure:
-            log.warning("broker %s did not take a message: %s", self._where, reason_code)
-
-    def _tell(self, what: str, level: int = logging.WARNING) -> None:
-        """Say how the connection is, once per change."""
-        if what != self._told and not self._closing.is_set():
-            self._told = what
-            log.log(level, "MQTT broker %s: %s", self._where, what)
+            self._complaints.not_taken(reason_code)
 
     # The sender thread
 
