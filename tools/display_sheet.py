@@ -113,7 +113,7 @@ def main() -> None:
         cells = [(name, draw(scene, changes, pictures, SIZE)) for name, scene, changes in screens(pictures)]
     cells.append(("test card", test_card(SIZE, 0)))
     cells.append(("test card, turned by 90", turned(test_card(SIZE[::-1], 90), 90)))
-    sheet(cells).save(asked.out)
+    sheet(cells).save(asked.out, quality=70)
 
 
 if __name__ == "__main__":
