@@ -69,7 +69,7 @@ def check_display(
     else:
         yield Check("display", "ok", f"{display.device}: in the hands of `edgegen display`")
     if not runs:
-        yield Check("display", "warn", "`edgegen display` does not run, or not beside a daemon", START_IT)
+        yield Check("display", "warn", "no `edgegen display` listens to a daemon here", START_IT)
 
 
 def check_screen(device: Path, open_screen: Callable[[Path], Framebuffer]) -> Check:

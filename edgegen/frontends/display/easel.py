@@ -8,7 +8,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from ...errors import StorageError
+from ...errors import EdgegenError, StorageError
 from ...settings import DisplaySettings
 from .drawing import Style, draw_part, draw_parts, legible
 from .layout import Box, Part, layout
@@ -99,7 +99,7 @@ class Easel:
             self._draw(scene)
         except StorageError:
             raise
-        except OSError as err:  # a DisplayError, or what a driver came up with
+        except Exception as err:  # noqa: BLE001 - a driver's or a library's: the next scene may be drawn
             self._give_up(err)
         else:
             self._retry_s, self._told = FIRST_RETRY_S, ""
@@ -164,11 +164,12 @@ class Easel:
             screen.show([(turned(image, rotate), 0, 0)])
         self._is_dark, self._parts = False, parts
 
-    def _give_up(self, err: OSError) -> None:
+    def _give_up(self, err: Exception) -> None:
         """Until later; the reason is told when it is a new one."""
-        if str(err) != self._told:
-            log.error("nothing can be shown, tried again and again: %s", err)
-        self._told = str(err)
+        reason = str(err) if isinstance(err, EdgegenError) else f"{type(err).__name__}: {err}"
+        if reason != self._told:
+            log.error("nothing can be shown, tried again and again: %s", reason)
+        self._told = reason
         self.close()
         self._due = self._now() + self._retry_s
         self._retry_s = min(LONGEST_RETRY_S, self._retry_s * 2)

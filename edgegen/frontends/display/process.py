@@ -101,6 +101,7 @@ class DisplayProcess:
         self._wakeup.wait(HELLO_S)
         try:
             while not self._must_begin_anew(settings, messages := feed.take()):
+                self._console.attend()
                 for message in messages:
                     plot.hear(message, time.monotonic())
                 self._draw(plot, easel)

@@ -251,6 +251,19 @@ def test_a_screen_that_is_not_there_is_tried_again_less_and_less_often(gallery, 
     ) == 1
 
 
+def test_whatever_a_library_raises_ends_nothing(make_easel, gallery, clock, monkeypatch, caplog):
+    easel, fb, _ = make_easel()
+    easel.show(Waiting())
+    monkeypatch.setattr("edgegen.frontends.display.drawing.contained", lambda *_: 1 // 0)
+    clock.now += 1
+    easel.show(Showing("wide.png", ""))
+    assert "ZeroDivisionError" in caplog.text
+    assert easel.due_s(Showing("wide.png", "")) == FIRST_RETRY_S
+    clock.now += FIRST_RETRY_S
+    easel.show(Failed("", "no"))
+    assert is_same(fb.seen(), expected(Failed("", "no"), gallery))
+
+
 def test_a_screen_that_changes_is_opened_anew(make_easel, clock):
     easel, fb, screens = make_easel()
     easel.show(Waiting())
