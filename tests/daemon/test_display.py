@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,11 +14,13 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
+from edgegen.frontends.display.console import KD_GRAPHICS, KDGETMODE
 from tests.support import PATIENCE_S, eventually
 
 from .device import Box
 
 SCREEN = (320, 200)
+CONSOLE = "/dev/tty10"  # nobody's
 IDLE_S = 4.0
 TICKS_A_S = os.sysconf("SC_CLK_TCK")
 
@@ -36,11 +40,11 @@ class Screen:
             f'file_size = "{SCREEN[0]}x{SCREEN[1]}"\nwaiting_text = "Hello"\n{more}'
         )
 
-    def start(self) -> None:
+    def start(self, stdin: int = subprocess.DEVNULL) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.box.command("display"),
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stderr=log,
                 env=self.box.environ,
                 cwd=self.box.folder,
@@ -188,6 +192,28 @@ def test_a_screen_that_is_not_there_is_told_once_and_waited_for(box, screen):
     said = screen.log.read_text()
     assert said.count("cannot be written") == 1
     assert "Traceback" not in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not Path(CONSOLE).exists(), reason="no virtual terminals for us")
+def test_a_framebuffer_takes_its_console_and_gives_it_back(box, screen):
+    terminal = os.open(CONSOLE, os.O_RDWR | os.O_NOCTTY)
+
+    def mode() -> int:
+        return struct.unpack("i", fcntl.ioctl(terminal, KDGETMODE, bytes(4)))[0]
+
+    try:
+        box.write('[display]\noutput = "framebuffer"\ndevice = "/nowhere/fb0"\n')
+        box.start()
+        screen.start(terminal)
+        eventually(lambda: mode() == KD_GRAPHICS)
+        assert "/nowhere/fb0" not in screen.log.read_text(), "nobody looks at that terminal: nothing is drawn"
+        box.write(screen.settings())
+        box.hang_up()
+        eventually(screen.seen)
+        screen.close()
+        assert mode() == 0
+    finally:
+        os.close(terminal)
 
 
 def test_safe_mode_is_shown(box, screen):

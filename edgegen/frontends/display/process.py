@@ -95,8 +95,8 @@ class DisplayProcess:
             self._sleep()
 
     def _show(self, settings: Settings, feed: Feed) -> None:
-        if settings.display.output == "framebuffer":
-            self._console.open()
+        takes_console = settings.display.output == "framebuffer"
+        self._console.open() if takes_console else self._console.close()
         easel, plot = make_easel(settings), Plot(settings.display, time.monotonic())
         self._wakeup.wait(HELLO_S)
         try:
