@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from edgegen.frontends.display.console import KD_GRAPHICS, KDGETMODE
-from tests.support import PATIENCE_S, eventually
+from tests.support import PATIENCE_S, wait_for
 
 from .device import Box
 
@@ -97,7 +97,7 @@ def drawn(box: Box, **job) -> Path:
     is_done: Callable[[], bool] = lambda: any(  # noqa: E731
         job["id"] == job_id for job in box.ask("jobs", states=["done"])["jobs"]
     )
-    eventually(is_done)
+    wait_for(is_done)
     return picture_of(box, job_id)
 
 
@@ -110,14 +110,14 @@ def test_a_job_becomes_a_picture_on_the_screen(box, screen):
     box.write(screen.settings())
     box.start()
     screen.start()
-    eventually(lambda: (seen := screen.seen()) and seen.getbbox())  # the waiting screen's words
+    wait_for(lambda: (seen := screen.seen()) and seen.getbbox())  # the waiting screen's words
     assert box.ask("status")["display"] is True
     picture = drawn(box)
     began = time.monotonic()
-    eventually(lambda: screen.shows(picture))
+    wait_for(lambda: screen.shows(picture))
     assert time.monotonic() - began < 10
     second = drawn(box, prompt="a blue cat", seed=5)
-    eventually(lambda: screen.shows(second))
+    wait_for(lambda: screen.shows(second))
 
 
 def test_it_finds_the_newest_picture_and_a_front_that_restarts(box, screen):
@@ -125,13 +125,13 @@ def test_it_finds_the_newest_picture_and_a_front_that_restarts(box, screen):
     box.start()
     picture = drawn(box)
     screen.start()
-    eventually(lambda: screen.shows(picture))
+    wait_for(lambda: screen.shows(picture))
     box.kill()
-    eventually(lambda: "the front is away" in screen.log.read_text())
+    wait_for(lambda: "the front is away" in screen.log.read_text())
     assert screen.shows(picture), "a front that is away is no reason to take the picture down"
     box.start()
     after = drawn(box, prompt="a blue cat", seed=5)
-    eventually(lambda: screen.shows(after))
+    wait_for(lambda: screen.shows(after))
 
 
 def test_idle_it_costs_nothing_and_writes_nothing(box, screen):
@@ -139,7 +139,7 @@ def test_idle_it_costs_nothing_and_writes_nothing(box, screen):
     box.start()
     screen.start()
     picture = drawn(box)
-    eventually(lambda: screen.shows(picture))
+    wait_for(lambda: screen.shows(picture))
     time.sleep(1)
     before, written = cpu_s(screen.process.pid), screen.path.stat().st_mtime_ns
     time.sleep(IDLE_S)
@@ -151,7 +151,7 @@ def test_progress_is_seen_while_a_job_runs(box, screen):
     box.write(screen.settings() + "[limits]\nsteps = 1000\n")
     box.start()
     screen.start()
-    eventually(screen.seen)
+    wait_for(screen.seen)
     box.submit(steps=1000, width=64, height=64)
 
     def bar_has_moved() -> bool:
@@ -160,23 +160,23 @@ def test_progress_is_seen_while_a_job_runs(box, screen):
         left, top = round(SCREEN[0] * 0.2) + 4, SCREEN[1] - round(13.4 * unit)
         return screen.seen().getpixel((left, top)) == (240, 240, 240)
 
-    eventually(bar_has_moved)
+    wait_for(bar_has_moved)
 
 
 def test_settings_are_taken_over_while_it_runs(box, screen):
     box.write(screen.settings(output="off"))
     box.start()
     screen.start()
-    eventually(lambda: box.ask("status")["display"])
+    wait_for(lambda: box.ask("status")["display"])
     assert not screen.path.exists()
     box.write(
         screen.settings('background = "#ffffff"\nwaiting_text = ""\n').replace('waiting_text = "Hello"\n', "")
     )
     box.hang_up()  # the front alone: it passes on that there is something new
-    eventually(lambda: (seen := screen.seen()) and seen.getcolors() == [(64_000, (255, 255, 255))])
+    wait_for(lambda: (seen := screen.seen()) and seen.getcolors() == [(64_000, (255, 255, 255))])
     box.write(screen.settings('waiting_text = ""\n').replace('waiting_text = "Hello"\n', ""))
     screen.process.send_signal(signal.SIGHUP)
-    eventually(screen.is_black)
+    wait_for(screen.is_black)
 
 
 def test_a_screen_that_is_not_there_is_told_once_and_waited_for(box, screen):
@@ -186,9 +186,9 @@ def test_a_screen_that_is_not_there_is_told_once_and_waited_for(box, screen):
     screen.path = folder / "screen.png"
     box.start()
     screen.start()
-    eventually(lambda: "cannot be written" in screen.log.read_text())
+    wait_for(lambda: "cannot be written" in screen.log.read_text())
     folder.unlink()
-    eventually(screen.path.exists)
+    wait_for(screen.path.exists)
     said = screen.log.read_text()
     assert said.count("cannot be written") == 1
     assert "Traceback" not in said
@@ -205,11 +205,11 @@ def test_a_framebuffer_takes_its_console_and_gives_it_back(box, screen):
         box.write('[display]\noutput = "framebuffer"\ndevice = "/nowhere/fb0"\n')
         box.start()
         screen.start(terminal)
-        eventually(lambda: mode() == KD_GRAPHICS)
+        wait_for(lambda: mode() == KD_GRAPHICS)
         assert "/nowhere/fb0" not in screen.log.read_text(), "nobody looks at that terminal: nothing is drawn"
         box.write(screen.settings())
         box.hang_up()
-        eventually(screen.seen)
+        wait_for(screen.seen)
         screen.close()
         assert mode() == 0
     finally:
@@ -222,9 +222,9 @@ def test_safe_mode_is_shown(box, screen):
     box.start()
     assert box.ask("status")["safe_mode"] is True
     screen.start()
-    eventually(lambda: (seen := screen.seen()) and seen.getbbox())
+    wait_for(lambda: (seen := screen.seen()) and seen.getbbox())
     box.write(screen.settings('waiting_text = ""\n').replace('waiting_text = "Hello"\n', ""))
     box.hang_up()
-    eventually(screen.is_black)
+    wait_for(screen.is_black)
     picture = drawn(box)
-    eventually(lambda: screen.shows(picture))
+    wait_for(lambda: screen.shows(picture))

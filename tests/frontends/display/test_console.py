@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgegen.frontends.display.console import COME, KD_GRAPHICS, KDGETMODE, LEAVE, VT_GETSTATE, Console
-from tests.support import eventually
+from tests.support import wait_for
 
 NOBODYS = (9, 8)  # one of them, in case the other is in view
 VT_ACTIVATE = 0x5606
@@ -33,7 +33,7 @@ def terminal():
         pytest.skip(f"no virtual terminals here: {err}")
     yield fd
     switch_to(home)
-    eventually(lambda: active() == home)
+    wait_for(lambda: active() == home)
     os.close(fd)
 
 
@@ -85,8 +85,8 @@ def test_whoever_switches_away_gets_there_and_back(terminal, console):
     assert not console.is_in_view
     for number, is_in_view in ((ours, True), (home, False), (ours, True)):
         switch_to(number)
-        eventually(lambda wanted=is_in_view: console.attend() or console.is_in_view == wanted)
-        eventually(lambda wanted=number: active() == wanted)
+        wait_for(lambda wanted=is_in_view: console.attend() or console.is_in_view == wanted)
+        wait_for(lambda wanted=number: active() == wanted)
 
 
 @nobody_is_looking
@@ -94,12 +94,12 @@ def test_nobody_gets_away_while_a_picture_is_being_drawn(terminal, console):
     ours, home = number_of(terminal), active()
     console.open()
     switch_to(ours)
-    eventually(lambda: console.attend() or console.is_in_view)
+    wait_for(lambda: console.attend() or console.is_in_view)
     switch_to(home)
-    eventually(lambda: console._asked)
+    wait_for(lambda: console._asked)
     assert active() == ours, "the kernel waits for our word"
     console.attend()
-    eventually(lambda: active() == home)
+    wait_for(lambda: active() == home)
 
 
 @pytest.mark.parametrize("kind", ["file", "pty", "none"])
