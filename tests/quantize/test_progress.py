@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +73,19 @@ def test_json_is_one_object_a_line(clock: Clock):
         ("stage", "b", "done"),
     ]
     assert (rows[-1]["fraction"], rows[-1]["stage_s"], rows[-1]["remaining_s"]) == (1, 3, 0)
+
+
+def test_json_tells_the_cpu_seconds_of_a_stage_its_children_included(clock: Clock):
+    stream = io.StringIO()
+    progress = Progress("json", stream, clock)
+    work = "import time\nwhile time.process_time() < 0.3: pass"
+    for name, code in (("idle", "pass"), ("busy", work)):
+        progress.begin(name)
+        subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+        progress.finish()
+    rows = [json.loads(line) for line in stream.getvalue().splitlines()]
+    spent = {row["stage"]: row["stage_cpu_s"] for row in rows if row["state"] == "done"}
+    assert spent["idle"] < 0.3 <= spent["busy"] < 2
 
 
 def test_lines_tell_each_stage_once_and_what_was_taken_over(clock: Clock):
