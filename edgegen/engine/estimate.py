@@ -10,25 +10,23 @@ from typing import Any
 import numpy as np
 
 from ..diffusion.schedulers import SCHEDULERS
-from ..errors import BadRequest, OutOfMemory
+from ..errors import OutOfMemory
 from ..pack import Pack
 from ..workflow import CheckedNode, CheckedWorkflow, Link
-from ..workflow.declare import IMAGE, LATENT
 from .componentcost import ROLES as COMPONENT_ROLES
 from .componentcost import component_runs, looks, measure_component, with_components
 from .conditioning import Encoding
 from .graphtimes import Pace, pace_key
 from .imageprompt import LOOKING, silent_tokens
 from .memorychoice import PROCESS_MB, memory_needs
-from .nodes import LOADERS, NODES, SPECS
-from .nodes.images import picture_size
+from .nodes import LOADERS, NODES
+from .picturesizes import Size, size_of
 from .stages import Stages
 from .workbench import Workbench
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 CONDITIONINGS = ("conditioning_1", "conditioning_2", "conditioning", "conditioning_to")
 IN_TILES = ("VAEDecodeTiled",)
-Size = tuple[int, int, int]  # width and height in pixels, pictures
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def graph_runs(bench: Workbench, checked: CheckedWorkflow) -> Counter[GraphRuns]
     sizes: dict[str, Size | None] = {}
     found: Counter[GraphRuns] = Counter()
     for node in checked.nodes.values():
-        sizes[node.id] = _size_of(bench, node, sizes)
+        sizes[node.id] = size_of(bench, checked, node, sizes)
         for runs, times in _runs_of(bench, checked, node, sizes):
             if runs is None:
                 return None
@@ -162,26 +160,6 @@ def _seconds_a_run(run: GraphRuns, provider: str, pace: Pace) -> tuple[float | N
 def _pixels(size: str) -> int:
     height, _, width = size.partition("x")
     return int(height) * int(width)
-
-
-def _size_of(bench: Workbench, node: CheckedNode, sizes: Mapping[str, Size | None]) -> Size | None:
-    """What a node hands on, in pixels; a node without inputs of a size has none."""
-    values = node.inputs
-    if not {IMAGE, LATENT} & set(SPECS[node.class_type].outputs):
-        return None  # words may speak of sizes, too
-    linked = [sizes.get(value.node) for value in values.values() if isinstance(value, Link)]
-    first = next((size for size in linked if size), None)
-    if isinstance(name := values.get("image"), str):
-        try:
-            return (*picture_size(bench, name), 1)
-        except BadRequest:
-            return None
-    width, height, factor = values.get("width"), values.get("height"), values.get("scale_by", 1.0)
-    if isinstance(width, int) and isinstance(height, int) and width and height:
-        return width, height, first[2] if first else int(values.get("batch_size", 1))
-    if first is None or isinstance(width, int) or isinstance(height, int) or isinstance(factor, Link):
-        return first if width == height == 0 else None
-    return round(first[0] * factor), round(first[1] * factor), first[2]
 
 
 def _runs_of(
