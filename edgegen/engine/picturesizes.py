@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..component import Component
 from ..errors import BadRequest
 from ..workflow import CheckedNode, CheckedWorkflow, Link
 from ..workflow.declare import IMAGE, LATENT
@@ -30,6 +31,9 @@ def size_of(bench: Workbench, checked: CheckedWorkflow, node: CheckedNode, sizes
     values = {name: _number(value, checked, sizes) for name, value in node.inputs.items()}
     linked = [sizes.get(value.node) for value in values.values() if isinstance(value, Link)]
     first = next((size for size in linked if size), None)
+    if (component := upscaler_of(bench, checked, node)) and first:
+        scale = component.manifest.scale
+        return first[0] * scale, first[1] * scale, first[2]
     if node.class_type in CHANGES:
         return CHANGES[node.class_type](first, values, linked) if first else None
     if isinstance(name := values.get("image"), str):
@@ -38,6 +42,14 @@ def size_of(bench: Workbench, checked: CheckedWorkflow, node: CheckedNode, sizes
         except BadRequest:
             return None
     return _scaled(first, values)
+
+
+def upscaler_of(bench: Workbench, checked: CheckedWorkflow, node: CheckedNode) -> Component | None:
+    """Whose graph a node enlarges pictures with; None: it does not."""
+    link = node.inputs.get("upscale_model")
+    if not isinstance(link, Link):
+        return None
+    return bench.component_for("upscaler", checked.nodes[link.node].inputs["model_name"])
 
 
 def _number(value: Any, checked: CheckedWorkflow, sizes: Sizes) -> Any:
