@@ -144,3 +144,4 @@ def service_checks(settings: Settings) -> Iterator[Check]:
     yield from services.check_certificates(settings.mqtt, time.time())
     yield services.check_broker(settings.mqtt)
     yield services.check_pins(settings.buttons, runs)
+    yield from services.check_button_workflows(settings)
