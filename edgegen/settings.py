@@ -288,7 +288,7 @@ class ButtonSettings(Section):
     workflow: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$",
-        description="Stored workflow that a press runs, a file of workflow.folder; the prompt is its %prompt%.",
+        description="Stored workflow (of workflow.folder) that a press runs; the prompt is its %prompt%.",
     )
     values: dict[str, str | int | float] = Field(
         {}, max_length=100, description="What fills in the workflow's other %placeholders%."

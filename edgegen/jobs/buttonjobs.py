@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ..errors import BadRequest, Problem
 from ..settings import ButtonSettings, LimitSettings, Settings
@@ -29,8 +30,8 @@ def button_request(
         return JobRequest(
             id=new_id(), prompt=prompt or "", steps=button.steps, pack=button.pack, source=source
         )
-    asked = {"workflow": button.workflow, "prompt": prompt, "steps": button.steps, "pack": button.pack}
-    asked |= {"values": dict(button.values)} if button.values else {}
+    asked: dict[str, Any] = {"workflow": button.workflow, "prompt": prompt}
+    asked |= {"steps": button.steps, "pack": button.pack, "values": dict(button.values) or None}
     return parse_request(asked, limits, source=source, new_id=new_id, read_stored=read_stored)
 
 

@@ -20,7 +20,7 @@ from edgegen.jobs.service import JobService
 from edgegen.jobs.shell import describe_job
 from edgegen.jobs.wire import MAX_LINE
 from edgegen.settings import LimitSettings
-from tests.support import PATIENCE_S, eventually
+from tests.support import PATIENCE_S, wait_for
 
 from .conftest import request
 
@@ -110,20 +110,20 @@ def test_an_engine_reports_and_is_woken(hub, socket_path, service, engine_said):
     heard: list = []
     link = EngineLink(socket_path, heard.append)
     link.start()
-    eventually(lambda: {"type": "connected", "pid": os.getpid()} in engine_said)
-    eventually(lambda: link.is_connected)
+    wait_for(lambda: {"type": "connected", "pid": os.getpid()} in engine_said)
+    wait_for(lambda: link.is_connected)
     assert hub.has_engine
     service.submit(request("a"))
-    eventually(lambda: {"type": "wake"} in heard)
+    wait_for(lambda: {"type": "wake"} in heard)
     assert link.send({"type": "step", "id": "a", "step": 1, "steps": 4})
-    eventually(
+    wait_for(
         lambda: engine_said[-1] == {"type": "step", "id": "a", "step": 1, "steps": 4, "pid": os.getpid()}
     )
     hub.stop_engine()
-    eventually(lambda: {"type": "stop"} in heard)
+    wait_for(lambda: {"type": "stop"} in heard)
     link.close()
     link.close()
-    eventually(lambda: engine_said[-1] == {"type": "disconnected", "pid": os.getpid()})
+    wait_for(lambda: engine_said[-1] == {"type": "disconnected", "pid": os.getpid()})
     assert not link.send({"type": "idle"})
 
 
@@ -135,9 +135,9 @@ def test_the_engine_finds_a_front_that_comes_back(socket_path, service):
         said: list = []
         hub = Hub(socket_path, service, lambda asked: asked, said.append)
         hub.start()
-        eventually(lambda said=said: said)
+        wait_for(lambda said=said: said)
         hub.close()
-        eventually(lambda: not link.is_connected)
+        wait_for(lambda: not link.is_connected)
     link.close()
 
 
@@ -169,7 +169,7 @@ def test_a_watcher_that_does_not_read_is_dropped(hub, socket_path, service):
         for number in range(3000):
             service.submit(request(f"{number % 5}", prompt="x" * 1000))
             hub._call(lambda: hub._send_watchers({"type": "event", "filler": "x" * 5000}))
-        eventually(lambda: not any(peer.watches for peer in tuple(hub._peers.values())))
+        wait_for(lambda: not any(peer.watches for peer in tuple(hub._peers.values())))
         assert shell.ask("status")["jobs"]["queued"] == 5
     lazy.close()
 
