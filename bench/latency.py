@@ -143,10 +143,12 @@ def measure(config: Path, port: int, args: argparse.Namespace) -> dict[str, floa
     began = time.monotonic()
     with front(config, "--front-only"):
         found["start to online, ms"] = ms(listener.wait(f"{BASE}/availability", "online") - began)
-        found |= offered(listener, args.rate, args.seconds)
+        found |= offered(listener, args.rate, args.seconds, "front alone")
+    forget_jobs(config)
+    with front(config, "--front-only"), engine(config):
+        found |= offered(listener, args.rate, args.seconds, "engine at work")
     listener.close()
-    for path in (config.parent / "data").glob("edgegen.db*"):  # those jobs are not what is measured next
-        path.unlink()
+    forget_jobs(config)
     with front(config, "--front-only"), timed_engine(config) as pictures:
         listener = Listener(port)
         listener.wait(f"{BASE}/availability", "online")
@@ -155,6 +157,12 @@ def measure(config: Path, port: int, args: argparse.Namespace) -> dict[str, floa
         listener.close()
         found |= one_connection(port, args.jobs, args.pause, pictures)
     return found
+
+
+def forget_jobs(config: Path) -> None:
+    """They are not what is measured next."""
+    for path in (config.parent / "data").glob("edgegen.db*"):
+        path.unlink()
 
 
 def fsync_alone(folder: Path) -> dict[str, float]:
@@ -170,15 +178,19 @@ def fsync_alone(folder: Path) -> dict[str, float]:
     return {"fsync alone p50, ms": ms(median(waits)), "fsync alone p99, ms": ms(p99(waits))}
 
 
-def offered(listener: Listener, rate: float, seconds: float) -> dict[str, float]:
-    """Publish to `queued` while messages come in at a rate."""
-    names = [f"q{number}" for number in range(int(rate * seconds))]
+def offered(listener: Listener, rate: float, seconds: float, beside: str) -> dict[str, float]:
+    """Publish to `queued` while messages come in at a rate; with an engine, after it has drawn once."""
+    names = [f"{beside.split()[0]}{number}" for number in range(int(rate * seconds))]
+    if beside != "front alone":
+        listener.publish("warm")
+        listener.wait("warm", "done")
     began = time.monotonic()
     for number, name in enumerate(names):
         time.sleep(max(0.0, began + number / rate - time.monotonic()))
         listener.publish(name)
     waits = [listener.wait(name, "queued") - listener.sent[name] for name in names]
-    return {"publish to queued p50, ms": ms(median(waits)), "publish to queued p99, ms": ms(p99(waits))}
+    name = f"publish to queued, {beside}"
+    return {f"{name}, p50, ms": ms(median(waits)), f"{name}, p99, ms": ms(p99(waits))}
 
 
 def one_by_one(listener: Listener, jobs: int, pause: float, pictures: IO[str]) -> dict[str, float]:
@@ -250,8 +262,10 @@ def timed_engine(config: Path) -> Iterator[IO[str]]:
 class front:
     """`edgegen run` while the block lasts."""
 
+    verb = "run"
+
     def __init__(self, config: Path, *options: str):
-        self._command = [sys.executable, "-m", "edgegen", "--config", str(config), "run", *options]
+        self._command = [sys.executable, "-m", "edgegen", "--config", str(config), self.verb, *options]
 
     def __enter__(self) -> None:
         self._process = subprocess.Popen(self._command, env=dict(os.environ), stderr=subprocess.DEVNULL)
@@ -259,6 +273,12 @@ class front:
     def __exit__(self, *_exc: object) -> None:
         self._process.terminate()
         self._process.wait()
+
+
+class engine(front):
+    """`edgegen engine` while the block lasts."""
+
+    verb = "engine"
 
 
 def p99(waits: list[float]) -> float:

@@ -19,7 +19,7 @@ from edgegen.config.files import load_settings
 
 CALLS = {
     "front": {
-        "read": "edgegen.frontends.mqtt.frontend:MqttFrontend._on_messages",
+        "read": "edgegen.frontends.mqtt.intake:Intake.take",
         "admit": "edgegen.jobs.service:JobService._refusal",
         "commit": "edgegen.jobs.queue:JobQueue.enqueue_all",
         "place, eta": "edgegen.jobs.service:JobService._queued_event",

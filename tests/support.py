@@ -10,28 +10,23 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 WAIT_S = 30.0
 PATIENCE_S = 60.0
+T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = WAIT_S) -> None:
-    """Poll until `condition()` is true; fail with `what` when it does not become so."""
+def wait_for(
+    condition: Callable[[], T], what: str = "what is waited for", timeout_s: float = PATIENCE_S
+) -> T:
+    """Poll until `condition()` is true, and return what it returned; fail with `what` when it stays false."""
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while not (result := condition()):
         if time.monotonic() > deadline:
             pytest.fail(f"not within {timeout_s:g} s: {what}")
-        time.sleep(0.02)
-
-
-def eventually(condition: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
-    """Polls until the condition is true; returns what it returned."""
-    give_up = time.monotonic() + timeout_s
-    while not (result := condition()):
-        assert time.monotonic() < give_up, "it never came true"
         time.sleep(0.01)
     return result
 

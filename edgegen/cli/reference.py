@@ -29,6 +29,8 @@ EXAMPLES = {  # for keys that are empty unless set, or must be given
     "mqtt.cert_file": "/etc/edgegen/client.pem",
     "mqtt.key_file": "/etc/edgegen/client.key",
     "mqtt.key_password_file": "/etc/edgegen/client.key-password",
+    "display.file": "/run/edgegen-display/screen.png",
+    "display.font": "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
     "styles.name": "ink",
     "styles.suffix": "ink drawing, black lines",
     "styles.negative_prompt": "colour",
@@ -37,6 +39,8 @@ EXAMPLES = {  # for keys that are empty unless set, or must be given
     "buttons.led": 27,
     "buttons.steps": 8,
     "buttons.pack": "pocket",
+    "buttons.workflow": "portrait",
+    "buttons.values": {"style": "ink"},
 }
 
 
@@ -69,7 +73,7 @@ class Entry:
     def default_text(self) -> str:
         if self.required:
             return "must be given"
-        return "empty" if self.default in (None, "", ()) else toml_value(self.default)
+        return "empty" if self.default in (None, "", (), {}) else toml_value(self.default)
 
 
 def entries() -> list[Entry]:
@@ -132,6 +136,8 @@ def kind_of(annotation: Any) -> str:
         return f"list of {PLURALS.get(get_args(annotation)[0], 'values')}"
     if get_origin(annotation) is Literal:
         return "choice"
+    if get_origin(annotation) is dict:
+        return "table of texts and numbers"
     return NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 

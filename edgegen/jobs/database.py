@@ -18,11 +18,10 @@ from pathlib import Path
 from ..errors import StorageError
 from .checkpointer import Checkpointer, LogSync
 from .salvage import salvage
+from .sync import LOCK_WAIT_S, LOOK_EVERY_MS, Sync, patiently
 
 log = logging.getLogger(__name__)
 
-BUSY_TIMEOUT_S = 30.0
-FULL, NORMAL = "FULL", "NORMAL"  # a commit waits for the disk, or does not (sqlite.org/pragma.html)
 MOST_PAGES = 4000  # of 4 KiB in the write-ahead log: then a commit copies them, whoever waits for it
 MIGRATIONS = (
     """
@@ -76,7 +75,7 @@ _ADVICE = {
     sqlite3.SQLITE_READONLY: "it cannot be written: check owner and permissions of the file and its folder",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check owner and permissions of the folder",
     sqlite3.SQLITE_IOERR: "the disk reports an error: check it with dmesg",
-    sqlite3.SQLITE_BUSY: f"another process held it for {BUSY_TIMEOUT_S:g} s: is a backup or a shell open?",
+    sqlite3.SQLITE_BUSY: f"another process held it for {LOCK_WAIT_S:g} s: is a backup or a shell open?",
 }
 
 
@@ -106,17 +105,16 @@ class Database:
             self._open()
 
     @contextlib.contextmanager
-    def transaction(self, waits: bool = True) -> Iterator[sqlite3.Connection]:
+    def transaction(self, sync: Sync = Sync.NOW) -> Iterator[sqlite3.Connection]:
         """A write transaction: committed when the block ends, rolled back when it raises.
 
         Args:
-            waits: until the disk has it. False is for what a job's way does not hang on: everybody sees it at
-                once and a killed process loses nothing; a power cut within the next milliseconds may.
+            sync: how soon the disk must have it.
         """
         with self._lock, self._readable_errors():
             connection = self._current()
-            self._set_level(connection, FULL if waits else NORMAL)
-            connection.execute("BEGIN IMMEDIATE")
+            self._set_level(connection, sync)
+            patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
             try:
                 yield connection
             except BaseException:
@@ -124,19 +122,20 @@ class Database:
                 raise
             connection.commit()
         self._checkpointer.note_commit()
-        if not waits:
+        if sync is Sync.SOON:
             self._log_sync.start()
 
-    def _set_level(self, connection: sqlite3.Connection, level: str) -> None:
+    def _set_level(self, connection: sqlite3.Connection, sync: Sync) -> None:
         """Before it begins, never after: so no failure can leave the next one with less than it asks for."""
-        if self._level != level:
-            connection.execute(f"PRAGMA synchronous = {level}")
-            self._level = level
+        if self._level != sync.pragma:
+            connection.execute(f"PRAGMA synchronous = {sync.pragma}")
+            self._level = sync.pragma
 
     def rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
         """What a single SELECT finds."""
         with self._lock, self._readable_errors():
-            return self._current().execute(sql, values).fetchall()
+            connection = self._current()
+            return patiently(lambda: connection.execute(sql, values).fetchall())
 
     def fact(self, name: str) -> str | None:
         """Something small that outlives the process; None when it was never noted."""
@@ -205,17 +204,18 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            self.path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False
         )
         try:
             connection.row_factory = sqlite3.Row
             connection.text_factory = _tolerant_text  # a flipped bit must not make a row unreadable
             connection.execute("PRAGMA journal_mode = WAL")
             self._level = ""
-            self._set_level(connection, FULL)
+            self._set_level(connection, Sync.NOW)
             connection.execute(f"PRAGMA wal_autocheckpoint = {MOST_PAGES}")  # the checkpointer comes before
             self._check(connection)
             self._migrate(connection)
+            connection.execute(f"PRAGMA busy_timeout = {LOOK_EVERY_MS}")
         except BaseException:
             connection.close()
             raise

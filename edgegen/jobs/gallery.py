@@ -20,6 +20,7 @@ from ..errors import DiskFull, StorageError
 from ..settings import GallerySettings
 from .database import Database
 from .diskspace import is_disk_full
+from .sync import Sync
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class Gallery:
         for row in gone:
             self._remove_file(self.folder / row["name"])
         if gone:
-            with self._database.transaction() as db:
+            with self._database.transaction(Sync.LATER) as db:
                 db.executemany("DELETE FROM pictures WHERE seq = ?", [(row["seq"],) for row in gone])
 
     def sweep(self) -> int:
@@ -169,7 +170,7 @@ class Gallery:
         known = {row["name"] for row in self._database.rows("SELECT name FROM pictures")}
         missing = known - found.keys()
         if missing:
-            with self._database.transaction() as db:
+            with self._database.transaction(Sync.LATER) as db:
                 db.executemany("DELETE FROM pictures WHERE name = ?", [(name,) for name in missing])
         new = [(name, size) for name, size in found.items() if name not in known]
         self._remember(new)
@@ -214,7 +215,7 @@ class Gallery:
             for name, size in pictures
             if (match := _NAME.fullmatch(name))
         ]
-        with self._database.transaction(waits=False) as db:  # `reindex` finds a file whose row was lost
+        with self._database.transaction(Sync.SOON) as db:  # `reindex` finds a file whose row was lost
             db.executemany(
                 "INSERT OR REPLACE INTO pictures (seq, name, job_id, bytes) VALUES (?, ?, ?, ?)", rows
             )

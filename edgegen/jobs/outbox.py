@@ -19,13 +19,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..settings import MqttSettings
-from .database import Database, add_to_fact
+from .database import Database, add_to_fact, set_fact
 from .job import Job, JobRequest, JobState
+from .sync import Sync
 
 log = logging.getLogger(__name__)
 
 CLOCK_IS_SET_S = 1_735_689_600  # 2025-01-01: earlier than that says a clock that nobody has set yet
 DROPPED = "outbox_dropped"
+PICTURE_ROOM = "broker_picture_bytes"
 _DAY_S = 86_400
 _NAMED_IDS = 5
 
@@ -111,6 +113,11 @@ class OutboxReader:
         where, values = ("WHERE job_id = ?", (job_id,)) if job_id else ("", ())
         return int(self._database.rows(f"SELECT max(seq) AS seq FROM outbox {where}", *values)[0]["seq"] or 0)
 
+    def owes_status(self, job_id: str) -> bool:
+        """Whether the broker has nothing yet of how a job ended, and will get it."""
+        rows = self._database.rows("SELECT 1 FROM outbox WHERE job_id = ? AND sent = 0 LIMIT 1", job_id)
+        return bool(rows)
+
     def holds_picture(self) -> bool:
         """Whether a done job waits."""
         return bool(self._database.rows("SELECT 1 FROM outbox WHERE state = 'done' LIMIT 1"))
@@ -121,13 +128,28 @@ class OutboxReader:
         After a power cut within milliseconds they are told again; a picture, the last of its row, is not, for
         `remove` waits for the disk.
         """
-        with self._database.transaction(waits=False) as db:
+        with self._database.transaction(Sync.SOON) as db:
             db.execute("UPDATE outbox SET sent = ? WHERE seq = ? AND job_id = ?", (sent, due.seq, due.job.id))
 
     def remove(self, due: Due) -> None:
         """The broker has all of it."""
-        with self._database.transaction() as db:
+        with self._database.transaction(Sync.NOW) as db:
             db.execute("DELETE FROM outbox WHERE seq = ? AND job_id = ?", (due.seq, due.job.id))
+
+    def picture_room(self) -> int | None:
+        """The largest picture in bytes that the broker takes, as its last CONNACK said; None: any."""
+        return picture_room(self._database)
+
+    def note_picture_room(self, room_bytes: int | None) -> None:
+        """For the engine, and for the time until the broker says it again."""
+        with self._database.transaction(Sync.LATER) as db:
+            set_fact(db, PICTURE_ROOM, None if room_bytes is None else str(room_bytes))
+
+
+def picture_room(database: Database) -> int | None:
+    """The largest picture in bytes that the broker takes, as its last CONNACK said; None: any."""
+    text = database.fact(PICTURE_ROOM)
+    return int(text) if text and text.isdecimal() else None
 
 
 def result_outbox(settings: MqttSettings, now: Callable[[], float] = time.time) -> ResultOutbox | None:

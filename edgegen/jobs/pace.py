@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from ..errors import StorageError
 from .database import Database, set_fact
+from .sync import Sync
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def remember_pace(database: Database, found: Mapping[str, float]) -> bool:
             return False
         kept = {**{key: value for key, value in known.items() if key not in changed}, **changed}
         newest = dict(list(kept.items())[-MOST:])
-        with database.transaction(waits=False) as db:
+        with database.transaction(Sync.LATER) as db:
             set_fact(db, FACT, json.dumps(newest))
     except StorageError as err:
         log.warning("how fast this device is was not noted: %s", err)

@@ -33,7 +33,9 @@ def encode_for_publish(path: Path, format: str, max_bytes: int) -> bytes:
             if len(data) <= max_bytes:
                 return data
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
-    raise StorageError(f"{path}: does not fit {max_bytes} bytes as {format}: raise mqtt.image_max_bytes")
+    raise StorageError(
+        f"{path}: does not fit {max_bytes} bytes as {format}: raise mqtt.image_max_bytes, or the broker's"
+    )
 
 
 def _open(path: Path) -> Image.Image:

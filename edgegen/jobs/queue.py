@@ -18,6 +18,7 @@ from ..settings import QueueSettings
 from .database import Database
 from .job import Job, JobRequest, JobState
 from .outbox import ResultOutbox
+from .sync import Sync
 
 Jobs = list[Job]  # inside the class, `list` is the method
 Seconds = list[float]
@@ -72,7 +73,7 @@ class JobQueue:
 
         Returns what became of each; one that finds the queue full keeps none of the others out.
         """
-        with self.database.transaction() as db:
+        with self.database.transaction(Sync.NOW) as db:
             waiting = db.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
             outcomes = []
             for request in requests:
@@ -102,7 +103,7 @@ class JobQueue:
         """
         if not self.database.rows("SELECT 1 FROM jobs WHERE state = 'queued' LIMIT 1"):
             return None  # an idle engine never writes
-        with self.database.transaction(waits=False) as db:
+        with self.database.transaction(Sync.SOON) as db:
             self._expire(db)
             self._bury_unreadable(db)
             row = db.execute(f"SELECT seq, id FROM jobs WHERE {_WAITING} LIMIT 1").fetchone()
@@ -128,7 +129,7 @@ class JobQueue:
 
     def release(self, job: Job) -> bool:
         """Give a claimed job back, its attempt uncounted: the engine stops for another reason."""
-        with self.database.transaction() as db:
+        with self.database.transaction(Sync.SOON) as db:
             return _is_one(
                 db.execute(
                     "UPDATE jobs SET state = 'queued', attempts = attempts - 1, started = NULL "
@@ -143,7 +144,7 @@ class JobQueue:
         Raises:
             UnknownJob: no job has that id.
         """
-        with self.database.transaction() as db:
+        with self.database.transaction(Sync.NOW) as db:
             _get(db, job_id)
             ended = db.execute(
                 "UPDATE jobs SET state = 'cancelled', code = 'cancelled', finished = ?, "
@@ -174,7 +175,7 @@ class JobQueue:
             is_blamed: False when the engine was stopped for another reason: the attempt is not counted.
         """
         limit = self._settings.max_attempts
-        with self.database.transaction() as db:
+        with self.database.transaction(Sync.NOW) as db:
             ids = [
                 row["id"] for row in db.execute("SELECT id FROM jobs WHERE state = 'running' ORDER BY seq")
             ]
@@ -256,14 +257,14 @@ class JobQueue:
 
     def mark_announced(self, job_id: str) -> bool:
         """False when somebody was faster. Forgotten by a power cut, it is told again."""
-        with self.database.transaction(waits=False) as db:
+        with self.database.transaction(Sync.LATER) as db:
             return _is_one(
                 db.execute("UPDATE jobs SET announced = 1 WHERE id = ? AND announced = 0", (job_id,))
             )
 
     def trim(self) -> int:
         """Forget the oldest finished jobs beyond `keep_finished`; returns how many."""
-        with self.database.transaction() as db:
+        with self.database.transaction(Sync.LATER) as db:
             return db.execute(
                 f"DELETE FROM jobs WHERE {_FINAL} AND seq <= (SELECT seq FROM jobs WHERE {_FINAL} "
                 "ORDER BY seq DESC LIMIT 1 OFFSET ?)",
@@ -301,7 +302,7 @@ class JobQueue:
             (j.id, _dump(j.request), j.request.priority, j.created, j.finished, j.seconds, j.seed, j.picture)
             for j in jobs
         ]
-        with self.database.transaction() as db:
+        with self.database.transaction(Sync.NOW) as db:
             return db.executemany(
                 "INSERT OR IGNORE INTO jobs (id, request, priority, created, finished, seconds, seed, "
                 "picture, state, attempts, announced) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'done', 1, 1)",
@@ -310,7 +311,7 @@ class JobQueue:
 
     def _end(self, job: Job, state: str, **columns: object) -> bool:
         assignments = "".join(f", {name} = ?" for name in columns)
-        with self.database.transaction() as db:
+        with self.database.transaction(Sync.NOW) as db:
             ended = db.execute(
                 f"UPDATE jobs SET state = ?, finished = ?{assignments} "
                 "WHERE id = ? AND state = 'running' AND attempts = ?",

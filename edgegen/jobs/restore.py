@@ -13,6 +13,7 @@ from .database import REINDEX_DUE, SET_ASIDE, set_fact
 from .gallery import Gallery, job_id_of
 from .job import MAX_SEED, Job, JobRequest, JobState, parse_request
 from .queue import JobQueue
+from .sync import Sync
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def restore_jobs(
     restored = queue.restore(list(found.values()))
     said = f"{len(names)} pictures were indexed again and {restored} finished jobs read from them"
     log.warning("after the loss of the database %s", said)
-    with database.transaction() as db:
+    with database.transaction(Sync.NOW) as db:
         set_fact(db, REINDEX_DUE, None)
         set_fact(db, SET_ASIDE, f"{database.fact(SET_ASIDE)}; {said}")
     return restored

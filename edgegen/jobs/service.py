@@ -26,6 +26,7 @@ from .gallery import Gallery, Publishable
 from .job import Job, JobRequest, JobState
 from .outbox import outbox_counts
 from .queue import Enqueued, JobQueue
+from .sync import Sync
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ class JobService:
 
     def note(self, name: str, value: str) -> None:
         """Keep something small over a restart. Raises StorageError."""
-        with self._queue.database.transaction() as db:
+        with self._queue.database.transaction(Sync.NOW) as db:
             set_fact(db, name, value)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:

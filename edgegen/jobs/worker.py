@@ -18,11 +18,12 @@ from ..engine.metadata import read_metadata
 from ..errors import EdgegenError
 from ..settings import MqttSettings, Settings
 from .checkpoints import Checkpoints
+from .database import Database
 from .enginelock import engine_lock
 from .gallery import SUFFIXES, Gallery
 from .guards import Guard
 from .link import EngineLink
-from .outbox import result_outbox
+from .outbox import picture_room, result_outbox
 from .pace import remember_pace
 from .queue import JobQueue
 from .restore import restore_jobs
@@ -71,13 +72,13 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
         wakeup=wakeup,
         stop=stop,
         retire=retire,
-        make_publish_copy=publish_copier(settings.mqtt) if settings.mqtt.enabled else None,
+        make_publish_copy=publish_copier(settings.mqtt, queue.database) if settings.mqtt.enabled else None,
         notifier=notifier,
         idle_unload_s=settings.engine.idle_unload_s,
         guard=Guard(settings.guards, wakeup.wait),
         checkpoints=checkpoints,
         remember_pace=lambda pace: remember_pace(queue.database, pace),
-        previews=settings.mqtt.enabled and settings.mqtt.previews,
+        previews=somebody_wants_previews(settings),
         quick_s=QUICK_S,
     )
     link.start()
@@ -89,6 +90,12 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
         notifier.stopping()
         link.close()
         queue.close()
+
+
+def somebody_wants_previews(settings: Settings) -> bool:
+    """The broker, or a screen."""
+    over_mqtt = settings.mqtt.enabled and settings.mqtt.previews
+    return over_mqtt or (settings.display.output != "off" and settings.display.previews)
 
 
 def tidy_up(queue: JobQueue, gallery: Gallery, checkpoints: Checkpoints) -> None:
@@ -115,12 +122,18 @@ def obey(message: Message, wakeup: Wakeup, stop: StopRequest, retire: StopReques
         wakeup.wake()
 
 
-def publish_copier(settings: MqttSettings) -> Callable[[Path], tuple[bytes, str]]:
-    """What makes bytes to publish of a picture file, and their suffix."""
+def publish_copier(settings: MqttSettings, database: Database) -> Callable[[Path], tuple[bytes, str]]:
+    """What makes bytes to publish of a picture file, and their suffix: as small as we and the broker want."""
     from .publish import encode_for_publish
 
-    wanted, max_bytes = settings.image_format, settings.image_max_bytes
-    return lambda path: (encode_for_publish(path, wanted, max_bytes), SUFFIXES[wanted])
+    wanted = settings.image_format
+
+    def copy(path: Path) -> tuple[bytes, str]:
+        room = picture_room(database)
+        most = settings.image_max_bytes if room is None else min(room, settings.image_max_bytes)
+        return encode_for_publish(path, wanted, most), SUFFIXES[wanted]
+
+    return copy
 
 
 def main() -> int:

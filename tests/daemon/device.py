@@ -14,7 +14,7 @@ from edgegen.jobs.job import Job
 from edgegen.jobs.link import FrontError, ShellLink
 from edgegen.jobs.queue import JobQueue
 from edgegen.settings import Settings
-from tests.support import PATIENCE_S, eventually
+from tests.support import PATIENCE_S, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 ENGINE = {"pack": "tiny", "pack_dirs": [ROOT / "tests/packs"], "provider": "cpu", "threads": 1}
@@ -46,7 +46,7 @@ class Device:
         """Start the front; returns when it answers."""
         with self.log.open("a") as log:
             self.process = subprocess.Popen(command, stderr=log, text=True, **options)
-        eventually(self.is_up)
+        wait_for(self.is_up)
 
     def is_up(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -173,7 +173,7 @@ def jobs_in(device: Device) -> dict[str, Job]:
 
 
 def wait_until_all_are_final(device: Device) -> dict[str, Job]:
-    eventually(lambda: all(job.state.is_final for job in jobs_in(device).values()), timeout_s=200)
+    wait_for(lambda: all(job.state.is_final for job in jobs_in(device).values()), timeout_s=200)
     return jobs_in(device)
 
 

@@ -11,7 +11,7 @@ from edgegen.config.files import database_path
 from edgegen.jobs.job import JobRequest, JobState
 from edgegen.jobs.pace import read_pace
 from edgegen.jobs.queue import JobQueue
-from tests.support import PATIENCE_S, eventually
+from tests.support import PATIENCE_S, wait_for
 
 from .device import (
     ENGINE,
@@ -77,9 +77,9 @@ def test_two_units_as_under_systemd(make_appliance):
     queue = JobQueue(database_path(appliance.settings.node))
     queue.enqueue(JobRequest("early", "a red apple"))
     engine = start_engine(appliance)
-    eventually(lambda: queue.get("early").state == JobState.DONE)
+    wait_for(lambda: queue.get("early").state == JobState.DONE)
     appliance.start(with_engine=False)
-    eventually(lambda: appliance.ask("status")["engine"])
+    wait_for(lambda: appliance.ask("status")["engine"])
     watch_until(appliance, "running", "a", lambda: appliance.submit(id="a", steps=LONG))
     event = watch_until(appliance, "queued", "a", engine.kill)
     assert event["job"]["attempts"] == 1

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from edgegen.jobs.job import JobState
-from tests.support import eventually
+from tests.support import wait_for
 
 from .device import (
     ENGINE,
@@ -84,7 +84,7 @@ def test_a_restart_in_the_middle_of_a_job_loses_nothing(make_appliance, with_sig
     appliance.submit(id="b")
     pid = engine_pid(appliance)
     appliance.stop(with_signal)
-    eventually(lambda: not Path(f"/proc/{pid}").exists())
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
     jobs = jobs_in(appliance)
     assert (jobs["a"].state, jobs["a"].attempts) == (JobState.QUEUED, 0), "given back, not blamed"
     appliance.start(with_engine=True)

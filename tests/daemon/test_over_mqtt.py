@@ -16,7 +16,7 @@ from edgegen.config.files import database_path
 from edgegen.jobs.job import JobRequest, JobState
 from edgegen.jobs.queue import JobQueue
 from tests.frontends.mqtt.conftest import Phone
-from tests.support import eventually, text_to_image_graph
+from tests.support import text_to_image_graph, wait_for
 
 from .device import engine_pid, jobs_in, start_engine, wait_until_all_are_final
 
@@ -36,16 +36,16 @@ def test_a_picture_over_mqtt(make_kiosk, phone):
     """The whole way of one job: command, statuses, and the bytes the engine prepared."""
     kiosk = make_kiosk({"previews": True})
     kiosk.start(with_engine=True)
-    eventually(lambda: last(phone, f"{HERE}/availability") == b"online")
+    wait_for(lambda: last(phone, f"{HERE}/availability") == b"online")
     phone.send(f"{HERE}/generate", {"id": "a", "prompt": "a red apple"})
-    eventually(lambda: phone.statuses(id="a", state="done"), timeout_s=200)
-    eventually(lambda: phone.on(f"{HERE}/last/image"))
+    wait_for(lambda: phone.statuses(id="a", state="done"), timeout_s=200)
+    wait_for(lambda: phone.on(f"{HERE}/last/image"))
     with opened(phone, f"{HERE}/last/image") as image:
         assert image.format == "WEBP"
     with opened(phone, f"{HERE}/job/a/preview") as image:
         assert (image.format, max(image.size)) == ("JPEG", 64)
     assert kiosk.stop() == (0, "heavy: []\n"), kiosk.log.read_text()
-    eventually(lambda: last(phone, f"{HERE}/availability") == b"offline")
+    wait_for(lambda: last(phone, f"{HERE}/availability") == b"offline")
 
 
 def test_a_stored_workflow_over_mqtt_whose_engine_is_killed(make_kiosk, phone, folder):
@@ -56,17 +56,17 @@ def test_a_stored_workflow_over_mqtt_whose_engine_is_killed(make_kiosk, phone, f
     (stored / "form.json").write_text(json.dumps(graph))
     kiosk = make_kiosk({"home_assistant": False}, checkpoint_s=0.05)
     kiosk.start(with_engine=True)
-    eventually(lambda: last(phone, f"{HERE}/availability") == b"online")
+    wait_for(lambda: last(phone, f"{HERE}/availability") == b"online")
     phone.send(f"{HERE}/generate", {"id": "a", "workflow": "form", "prompt": "a red apple"})
-    eventually(lambda: (folder / "data" / "checkpoints" / "a.checkpoint").exists())
+    wait_for(lambda: (folder / "data" / "checkpoints" / "a.checkpoint").exists())
     os.kill(engine_pid(kiosk), signal.SIGKILL)
     phone.send(f"{HERE}/generate", {"id": "b", "workflow": "form", "prompt": "a red apple"})
-    eventually(lambda: len(jobs_in(kiosk)) == 2)
+    wait_for(lambda: len(jobs_in(kiosk)) == 2)
     jobs = wait_until_all_are_final(kiosk)
     assert {job.state for job in jobs.values()} == {JobState.DONE}, kiosk.log.read_text()
     assert (jobs["a"].attempts, jobs["a"].seed, jobs["a"].request.title) == (2, 7, "a red apple")
     assert kiosk.says("job a goes on at step")
-    eventually(lambda: all(phone.statuses(id=k)[-1:] == phone.statuses(id=k, state="done") for k in "ab"))
+    wait_for(lambda: all(phone.statuses(id=k)[-1:] == phone.statuses(id=k, state="done") for k in "ab"))
     states = [(status["state"], status.get("step")) for status in phone.statuses(id="a")]
     again = states.index(("queued", None), 1)
     assert states[again + 1][1] > 0, "the second attempt begins at its step"
@@ -86,8 +86,8 @@ def test_a_result_survives_an_absent_broker_and_a_killed_front(make_kiosk, broke
     assert kiosk.ask("status")["outbox"] == {"waiting": 1, "dropped": 0}
     broker.start()
     phone = Phone(broker.port, paho.MQTTv311)
-    eventually(lambda: kiosk.ask("status")["outbox"]["waiting"] == 0)
-    eventually(lambda: phone.on(f"{HERE}/last/image"))
+    wait_for(lambda: kiosk.ask("status")["outbox"]["waiting"] == 0)
+    wait_for(lambda: phone.on(f"{HERE}/last/image"))
     assert [status["state"] for status in phone.statuses(id="a")] == ["done"]
     with opened(phone, f"{HERE}/last/image") as image:
         assert image.format == "WEBP"
@@ -110,17 +110,17 @@ def test_a_front_killed_again_and_again_loses_no_result_and_repeats_at_most_one_
     for _ in range(crashes):
         kiosk.start(with_engine=False)
         already = len(done_ids())
-        eventually(lambda told=already: len(done_ids()) > told or len(set(done_ids())) == len(names))
+        wait_for(lambda told=already: len(done_ids()) > told or len(set(done_ids())) == len(names))
         time.sleep(rng.uniform(0, 0.1))
         kiosk.kill()
     kiosk.start(with_engine=False)
     wait_until_all_are_final(kiosk)
-    eventually(lambda: kiosk.ask("status")["outbox"] == {"waiting": 0, "dropped": 0})
-    eventually(lambda: len(set(done_ids())) == len(names))
+    wait_for(lambda: kiosk.ask("status")["outbox"] == {"waiting": 0, "dropped": 0})
+    wait_for(lambda: len(set(done_ids())) == len(names))
     heard = done_ids()
     assert list(dict.fromkeys(heard)) == names, "in the order of their ends"
     assert len(heard) - len(names) <= crashes
-    eventually(lambda: json.loads(last(phone, f"{HERE}/last/meta") or b"{}").get("id") == names[-1])
+    wait_for(lambda: json.loads(last(phone, f"{HERE}/last/meta") or b"{}").get("id") == names[-1])
     engine.terminate()
     engine.wait()
     queue.close()

@@ -15,7 +15,7 @@ import pytest
 from edgegen.config.trials import boot_time, trial_file
 from edgegen.jobs.job import JobState
 from edgegen.jobs.link import FrontError
-from tests.support import PATIENCE_S, eventually
+from tests.support import PATIENCE_S, wait_for
 
 from ..certificates import needs_openssl
 from ..support import free_port
@@ -28,14 +28,14 @@ def test_limits_change_live_and_a_broken_file_keeps_the_old_ones(box):
     assert "512" in refusal(box, 600)
     box.write("[limits]\nside = 256\n[queue]\nmax_jobs = 7\n")
     box.hang_up()
-    eventually(lambda: box.says("configuration changed: limits.side"))
+    wait_for(lambda: box.says("configuration changed: limits.side"))
     assert "256" in refusal(box, 512)
     assert box.says("the daemon must start again for: queue.max_jobs")
     told = box.run("status").stdout
     assert "changed, but the daemon must start again for: queue.max_jobs" in told
     box.write("[limits]\nside = 0\n")
     box.hang_up()
-    eventually(lambda: box.says("stays as it was: limits.side: 0 is not allowed"))
+    wait_for(lambda: box.says("stays as it was: limits.side: 0 is not allowed"))
     assert "256" in refusal(box, 512)
     told = box.run("status").stdout
     assert f"broken: limits.side: 0 is not allowed: 64 to 4096 ({box.config}:11)" in told
@@ -56,12 +56,12 @@ def test_the_engine_takes_over_between_two_jobs(box):
     first = engine_pid(box)
     box.write("[limits]\nsteps = 500\n")
     box.hang_up()
-    eventually(lambda: box.says("retired between two jobs"), timeout_s=200)
+    wait_for(lambda: box.says("retired between two jobs"), timeout_s=200)
     (job,) = jobs_in(box).values()
     assert (job.state, job.attempts) == (JobState.DONE, 1), "the job at hand was not interrupted"
-    eventually(lambda: engine_pid(box) not in (None, first))
+    wait_for(lambda: engine_pid(box) not in (None, first))
     box.submit(id="b", steps=1)
-    eventually(lambda: jobs_in(box)["b"].state == JobState.DONE, timeout_s=200)
+    wait_for(lambda: jobs_in(box)["b"].state == JobState.DONE, timeout_s=200)
     assert box.stop() == 0
 
 
@@ -75,10 +75,10 @@ def test_mqtt_goes_on_and_off_live(box, broker):
     box.start("--front-only")
     box.write(f'[mqtt]\nenabled = true\nhost = "127.0.0.1"\nport = {broker.port}\n')
     box.hang_up()
-    eventually(lambda: got.get("edgegen/box/availability") == b"online")
+    wait_for(lambda: got.get("edgegen/box/availability") == b"online")
     box.write()
     box.hang_up()
-    eventually(lambda: got["edgegen/box/availability"] == b"offline")
+    wait_for(lambda: got["edgegen/box/availability"] == b"offline")
     client.loop_stop()
     assert box.stop() == 0
 
@@ -99,10 +99,10 @@ def test_a_broken_configuration_starts_in_safe_mode_and_leaves_it(box):
     assert daemon["state"] == "bad"
     assert "in safe mode: limits.side" in daemon["message"]
     box.hang_up()
-    eventually(lambda: box.log.read_text().count("safe mode: limits.side") == 2)
+    wait_for(lambda: box.log.read_text().count("safe mode: limits.side") == 2)
     box.write("[limits]\nside = 256\n")
     box.hang_up()
-    eventually(lambda: "safe_mode" not in status_or_nothing(box))
+    wait_for(lambda: "safe_mode" not in status_or_nothing(box))
     assert box.submit(id="a")["state"] == "queued"
     assert box.stop() == 0
 
@@ -143,7 +143,7 @@ def test_try_rolls_back_by_itself(box):
     refused = box.run("config", "set", "limits.side", "64")
     assert (refused.returncode, "a trial goes on" in refused.stderr) == (78, True)
     let_trial_end(box, 100)
-    eventually(lambda: box.says("was rolled back: its time was over"))
+    wait_for(lambda: box.says("was rolled back: its time was over"))
     assert "512" in refusal(box, 600)
     assert box.config.read_bytes() == before
     assert not trial_file(box.config).exists()
@@ -168,12 +168,12 @@ def test_try_rolls_back_when_the_connection_breaks(box, ends_with):
         )
         command = [sys.executable, "-m", "edgegen", "--config", str(box.config), *words]
         shell = subprocess.Popen(command, env=box.environ, cwd=box.folder, start_new_session=True)
-        eventually(lambda: box.says("configuration changed: limits.side"), timeout_s=40)
+        wait_for(lambda: box.says("configuration changed: limits.side"), timeout_s=40)
         shell.send_signal(ends_with)
         assert shell.wait(PATIENCE_S) == -ends_with
     assert "256" in refusal(box, 512)
     let_trial_end(box, 120)
-    eventually(lambda: box.says("was rolled back: its time was over"))
+    wait_for(lambda: box.says("was rolled back: its time was over"))
     assert box.submit(id="a", width=512, height=512)["state"] == "queued"
     assert not box.ask("status")["config"]["trial_left_s"]
 
@@ -250,15 +250,15 @@ def test_a_renewed_certificate_is_taken_over_without_losing_a_job(box, authority
         f'tls = true\nca_file = "{authority.cert}"\ncert_file = "{cert}"\nkey_file = "{key}"\n'
     )
     box.start()
-    eventually(lambda: "u'box-of-2025'" in heard())
-    engine = engine_pid(box)
+    wait_for(lambda: "u'box-of-2025'" in heard())
+    engine = wait_for(lambda: engine_pid(box))
     phone = paho.Client(paho.CallbackAPIVersion.VERSION2)
     said = []
     phone.on_message = lambda client, data, message: said.append(message.payload)
     phone.connect("127.0.0.1", plain)
     phone.subscribe("edgegen/box/availability", 1)
     phone.loop_start()
-    eventually(lambda: b"online" in said)
+    wait_for(lambda: b"online" in said)
     sent = []
 
     def send(number: int) -> None:
@@ -270,16 +270,16 @@ def test_a_renewed_certificate_is_taken_over_without_losing_a_job(box, authority
     send(5)
     shutil.copy(new.cert, cert)
     box.hang_up()
-    eventually(lambda: box.says(f"stays as it was: mqtt.key_file: {key} is not the key"))
+    wait_for(lambda: box.says(f"stays as it was: mqtt.key_file: {key} is not the key"))
     send(5)
     shutil.copy(new.key, key)
     box.hang_up()
     send(5)
-    eventually(lambda: "u'box-of-2026'" in heard())
+    wait_for(lambda: "u'box-of-2026'" in heard())
     assert box.says("configuration changed: mqtt.cert_file, mqtt.key_file")
     send(5)
-    eventually(lambda: set(jobs_in(box)) == set(sent), timeout_s=60)
-    eventually(lambda: all(job.state == JobState.DONE for job in jobs_in(box).values()), timeout_s=100)
+    wait_for(lambda: set(jobs_in(box)) == set(sent), timeout_s=60)
+    wait_for(lambda: all(job.state == JobState.DONE for job in jobs_in(box).values()), timeout_s=100)
     assert engine_pid(box) == engine, "the engine keeps its graphs"
     phone.loop_stop()
     assert box.stop() == 0

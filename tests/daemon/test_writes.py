@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgegen.jobs.job import JobState
-from tests.support import eventually
+from tests.support import wait_for
 
 from .device import Box
 
@@ -32,7 +32,7 @@ def touched(folder: Path) -> dict[str, int]:
 
 def draw(box: Box, jobs: int) -> None:
     ids = [box.submit(steps=1, width=64, height=64)["id"] for _ in range(jobs)]
-    eventually(lambda: box.ask("status")["jobs"][JobState.DONE.value] >= len(ids))
+    wait_for(lambda: box.ask("status")["jobs"][JobState.DONE.value] >= len(ids))
 
 
 def settle(pid: int) -> None:
@@ -44,7 +44,7 @@ def settle(pid: int) -> None:
         seen.append(written(pid))
         return seen[-1] == seen[-2]
 
-    eventually(is_quiet)
+    wait_for(is_quiet)
 
 
 def test_an_idle_device_writes_nothing_and_a_job_little(box, broker):

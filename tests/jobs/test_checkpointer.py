@@ -13,6 +13,7 @@ import pytest
 
 from edgegen.jobs.checkpointer import Checkpointer, LogSync
 from edgegen.jobs.database import Database, set_fact
+from edgegen.jobs.sync import Sync
 from tests.support import WAIT_S, wait_for
 
 MARK = "somewhere in the file"
@@ -85,7 +86,7 @@ def test_a_commit_that_does_not_wait_is_synced_right_after_and_the_next_one_wait
     monkeypatch.setattr(
         os, "fsync", lambda fd: synced.append(Path(f"/proc/self/fd/{fd}").readlink()) or real(fd)
     )
-    with database.transaction(waits=False) as db:
+    with database.transaction(Sync.SOON) as db:
         assert level(db) == 1, "NORMAL"
         set_fact(db, "number", "1")
     log = database.path.with_name("edgegen.db-wal")
@@ -97,7 +98,7 @@ def test_a_commit_that_does_not_wait_is_synced_right_after_and_the_next_one_wait
 
 
 def test_one_that_fails_leaves_the_next_one_what_it_asks_for(database):
-    with pytest.raises(ZeroDivisionError), database.transaction(waits=False):
+    with pytest.raises(ZeroDivisionError), database.transaction(Sync.SOON):
         raise ZeroDivisionError
     with database.transaction() as db:
         assert level(db) == 2, "FULL"

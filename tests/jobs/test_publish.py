@@ -9,7 +9,11 @@ import pytest
 from PIL import Image
 
 from edgegen.errors import StorageError
+from edgegen.jobs.database import Database
+from edgegen.jobs.outbox import OutboxReader
 from edgegen.jobs.publish import encode_for_publish
+from edgegen.jobs.worker import publish_copier
+from edgegen.settings import MqttSettings
 
 
 @pytest.fixture
@@ -42,3 +46,18 @@ def test_what_is_no_picture_of_ours(tmp_path, data):
     path.write_bytes(data)
     with pytest.raises(StorageError, match="no picture that can be read"):
         encode_for_publish(path, "webp", 1000)
+
+
+def test_a_copy_is_as_small_as_we_and_the_broker_want(noisy, tmp_path):
+    database = Database(tmp_path / "edgegen.db")
+    copy = publish_copier(MqttSettings(image_format="jpeg", image_max_bytes=20_000), database)
+    reader = OutboxReader(database)
+    sizes = []
+    for room in (None, 3000, 1_000_000, None):
+        reader.note_picture_room(room)
+        data, suffix = copy(noisy)
+        sizes.append(len(data))
+        assert suffix == ".jpg"
+    assert sizes[1] <= 3000 < sizes[0] <= 20_000
+    assert sizes[0] == sizes[2] == sizes[3]
+    database.close()

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from edgegen.jobs.supervisor import Supervisor, describe_exit
-from tests.support import eventually
+from tests.support import wait_for
 
 WAITS_FOR_THE_END = "import sys; sys.stdin.read()"
 
@@ -37,41 +37,41 @@ def start(deaths):
 
 def test_it_starts_again_after_every_death(start, deaths):
     supervisor = start("import sys; sys.exit(3)")
-    eventually(lambda: len(deaths) >= 3)
+    wait_for(lambda: len(deaths) >= 3)
     supervisor.close()
     assert (deaths[0].reason, deaths[0].is_blamed) == ("ended with exit code 3", True)
 
 
 def test_a_killed_engine(start, deaths):
     supervisor = start(WAITS_FOR_THE_END)
-    first = eventually(lambda: supervisor.pid)
+    first = wait_for(lambda: supervisor.pid)
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: supervisor.pid not in (None, first))
+    wait_for(lambda: supervisor.pid not in (None, first))
     assert deaths[0].reason == "was killed (SIGKILL: out of memory?)"
 
 
 def test_a_hung_step_is_killed(start, deaths):
     supervisor = start(WAITS_FOR_THE_END, step_timeout_s=0.2)
-    pid = eventually(lambda: supervisor.pid)
+    pid = wait_for(lambda: supervisor.pid)
     supervisor.note({"type": "step", "pid": -1})  # another process's
     supervisor.note({"type": "claimed", "pid": pid})
-    eventually(lambda: deaths)
+    wait_for(lambda: deaths)
     assert (deaths[0].reason, deaths[0].is_blamed) == ("hung: a step took longer than 0.2 s", True)
 
 
 def test_an_idle_engine_may_be_silent(start, deaths):
     supervisor = start(WAITS_FOR_THE_END, step_timeout_s=0.05)
-    pid = eventually(lambda: supervisor.pid)
+    pid = wait_for(lambda: supervisor.pid)
     supervisor.note({"type": "claimed", "pid": pid})
     supervisor.note({"type": "done", "pid": pid})
     os.kill(pid, signal.SIGUSR1)
-    eventually(lambda: deaths)
+    wait_for(lambda: deaths)
     assert deaths[0].reason == "died of SIGUSR1"
 
 
 def test_stopping_is_not_the_jobs_fault(start, deaths):
     supervisor = start(WAITS_FOR_THE_END)
-    eventually(lambda: supervisor.pid)
+    wait_for(lambda: supervisor.pid)
     supervisor.close()
     supervisor.close()
     assert [(death.reason, death.is_blamed) for death in deaths] == [("was stopped", False)]
@@ -84,7 +84,7 @@ def test_an_engine_that_will_not_stop_is_killed(start, deaths, tmp_path):
         f"import signal, time; signal.signal(15, signal.SIG_IGN); open({str(ready)!r}, 'w'); time.sleep(600)"
     )
     supervisor = start(code, stop_timeout_s=0.2)
-    eventually(ready.exists)
+    wait_for(ready.exists)
     supervisor.close()
     assert [death.is_blamed for death in deaths] == [False]
     assert supervisor.pid is None
@@ -93,13 +93,13 @@ def test_an_engine_that_will_not_stop_is_killed(start, deaths, tmp_path):
 def test_the_settings_arrive_on_standard_input(start, tmp_path):
     out = tmp_path / "out"
     start(f"import sys; open({str(out)!r}, 'w').write(sys.stdin.readline()); sys.stdin.read()")
-    eventually(lambda: out.exists() and out.read_text() == '{"x": 1}\n')
+    wait_for(lambda: out.exists() and out.read_text() == '{"x": 1}\n')
 
 
 def test_an_engine_that_cannot_start(deaths):
     supervisor = Supervisor("{}", deaths.append, 600, command=("/nowhere/python",), backoff_s=(0.01, 0.01))
     supervisor.start()
-    eventually(lambda: len(deaths) >= 2)
+    wait_for(lambda: len(deaths) >= 2)
     supervisor.close()
     assert "could not be started" in deaths[0].reason
 

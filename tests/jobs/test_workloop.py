@@ -18,7 +18,7 @@ from edgegen.jobs.wakeup import StopRequest, Wakeup
 from edgegen.jobs.worker import publish_copier
 from edgegen.jobs.workloop import Worker
 from edgegen.settings import GuardSettings, MqttSettings
-from tests.support import eventually, small_disk
+from tests.support import small_disk, wait_for
 
 from .conftest import request
 
@@ -79,7 +79,7 @@ def run(make_worker, queue):
         thread = threading.Thread(target=worker.run)
         thread.start()
         try:
-            eventually(lambda: not queue.list(JobState.QUEUED, JobState.RUNNING))
+            wait_for(lambda: not queue.list(JobState.QUEUED, JobState.RUNNING))
         finally:
             worker._stop.ask()
             thread.join()
@@ -89,7 +89,7 @@ def run(make_worker, queue):
 
 def test_a_job_becomes_a_picture(run, queue, said, tmp_path):
     queue.enqueue(request("a", seed=7, steps=2))
-    run(make_publish_copy=publish_copier(MqttSettings(image_format="jpeg")))
+    run(make_publish_copy=publish_copier(MqttSettings(image_format="jpeg"), queue.database))
     job = queue.get("a")
     assert (job.state, job.seed, job.attempts) == (JobState.DONE, 7, 1)
     assert (tmp_path / "gallery" / job.picture).exists()
@@ -199,7 +199,7 @@ def test_idle_graphs_are_unloaded(make_worker, painter):
     worker = make_worker(idle_unload_s=0.02)
     thread = threading.Thread(target=worker.run)
     thread.start()
-    eventually(lambda: painter.unloads)
+    wait_for(lambda: painter.unloads)
     worker._stop.ask()
     thread.join()
 
@@ -220,7 +220,7 @@ def test_the_end_of_a_job_waits_for_a_disk_with_space(make_worker, queue, caplog
     monkeypatch.setattr(queue, "finish", finish)
     thread = threading.Thread(target=worker.run)
     thread.start()
-    eventually(lambda: queue.get("a").state == JobState.DONE)
+    wait_for(lambda: queue.get("a").state == JobState.DONE)
     worker._stop.ask()
     thread.join()
     assert caplog.text.count("is not stored yet: disk full") == 2

@@ -7,17 +7,21 @@ import random
 import socket
 import struct
 import threading
+from collections import Counter
+from dataclasses import replace
 
-from .rig import Rig, make_rig, pause
+from .rig import FINAL, Rig, make_rig, pause
 from .tally import Row
+from .wiretap import Stream, Wiretap
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: a close that sends RST and forgets what was on its way
 
 
 class Link:
-    """A relay on a loopback port that can be cut."""
+    """A relay on a loopback port that can be cut, and is listened to."""
 
-    def __init__(self, target_port: int):
+    def __init__(self, target_port: int, tap: Wiretap | None = None):
+        self._tap = tap or Wiretap()
         self._target = ("127.0.0.1", target_port)
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
@@ -46,15 +50,17 @@ class Link:
                     continue
                 far.settimeout(None)
                 self._open += [near, far]
-                for ends in ((near, far), (far, near)):
+                device, other = self._tap.connection()
+                for ends in ((near, far, device), (far, near, other)):
                     threading.Thread(target=relay, args=ends, daemon=True).start()
 
 
-def relay(source: socket.socket, sink: socket.socket) -> None:
-    """Bytes in small pieces, so that a cut falls into the middle of a packet."""
+def relay(source: socket.socket, sink: socket.socket, stream: Stream) -> None:
+    """Bytes in small pieces, so that a cut falls into the middle of a packet; noted when they are through."""
     with contextlib.suppress(OSError):
         while data := source.recv(700):
             sink.sendall(data)
+            stream.feed(data)
     for end in (source, sink):
         with contextlib.suppress(OSError):
             end.close()
@@ -63,7 +69,8 @@ def relay(source: socket.socket, sink: socket.socket) -> None:
 def run(seed: int, jobs: int = 200, blows: int = 20) -> Row:
     """A killed broker forgets what it had taken: the sender asks again, and is answered again."""
     rng = random.Random(seed)
-    with make_rig() as (direct, broker), contextlib.closing(Link(broker.port)) as link:
+    tap = Wiretap()
+    with make_rig() as (direct, broker), contextlib.closing(Link(broker.port, tap)) as link:
         direct.sender.close()
         rig = Rig(direct.log.parent, broker.port, link.port)
         with contextlib.closing(rig):
@@ -84,4 +91,11 @@ def run(seed: int, jobs: int = 200, blows: int = 20) -> Row:
                             pause(rng, 0.0, 1.0)
                             broker.start()
             rig.wait_ends(ask_every_s=15)
-            return rig.row("broker restarts, cut links", seed)
+            return told_apart(rig.row("broker restarts, cut links", seed), tap, rig.sender.ends())
+
+
+def told_apart(row: Row, tap: Wiretap, heard: Counter[str]) -> Row:
+    """Who repeated what: by the packets, for a killed broker delivers again what it had delivered."""
+    retold = tap.retold(FINAL)
+    by_broker = sum((heard - retold.told).values())
+    return replace(row, repeated=retold.ours, answered_again=retold.answers, by_broker=by_broker)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 COLUMNS = (
     *("scenario", "seed", "crashes", "accepted", "done once", "done twice", "told why not"),
-    *("lost", "destroyed", "statuses repeated"),
+    *("lost", "destroyed", "statuses repeated", "told again when asked", "delivered twice by the broker"),
 )
 
 
@@ -22,7 +22,10 @@ class Row:
         refused: accepted jobs that ended without a picture, with a code and a reason.
         lost: accepted jobs that never ended, or of whose end the sender never heard.
         destroyed: accepted jobs whose own record on the disk a blow hit, so that nobody can read it.
-        repeated: final statuses heard more than once (that nobody asked for again).
+        repeated: final statuses heard more than once (that nobody asked for again); where the device's
+            connection was listened to, those that it published again unasked.
+        answered_again: final statuses that answer a command which came again; None: not listened to.
+        by_broker: final statuses that were heard oftener than the device published them; None likewise.
     """
 
     scenario: str
@@ -35,10 +38,13 @@ class Row:
     lost: int
     repeated: int
     destroyed: int = 0
+    answered_again: int | None = None
+    by_broker: int | None = None
 
     def cells(self) -> tuple[str, ...]:
         numbers = (self.seed, self.crashes, self.accepted, self.once, self.twice, self.refused)
-        return (self.scenario, *map(str, (*numbers, self.lost, self.destroyed, self.repeated)))
+        apart = ("" if n is None else str(n) for n in (self.answered_again, self.by_broker))
+        return (self.scenario, *map(str, (*numbers, self.lost, self.destroyed, self.repeated)), *apart)
 
     def faults(self) -> list[str]:
         """What must not be; empty when the device stood it."""

@@ -29,21 +29,16 @@ from .client import (
     publish_properties,
     speaks_5,
 )
-from .handshake import alert_of, why_unreachable
+from .complaints import Complaints
+from .limits import BrokerLimits, Limits
 from .messages import Outgoing
-from .outbox import WINDOW, Outbox
+from .outbox import Outbox
 
 log = logging.getLogger(__name__)
 
 FAREWELL_TIMEOUT_S = 3.0
 STABLE_AFTER_S = 10.0
-_LOGIN = "check mqtt.username and mqtt.password_file"
-HINTS = {0x84: "set mqtt.protocol to 3.1.1", 0x86: _LOGIN, 0x87: _LOGIN}  # by reason code of a CONNACK
-SESSION_TAKEN_OVER = 0x8E
 TOGETHER = RECEIVE_MAXIMUM  # without acknowledgements the broker sends no more
-SHORT_LIVES_ARE_A_CLASH = 3  # mosquitto before 2.0.12 does not say that a session was taken over
-UNANSWERED = "hangs up before it answers"
-PACKET_OVERHEAD = 1024  # topic and properties beside a payload, generously
 
 
 class Connection:
@@ -54,7 +49,8 @@ class Connection:
         unwanted: unsubscribed before that: a session of an earlier configuration may still hold them.
         will: what the broker says when we vanish.
         on_messages: gets what came together, in order, on our network thread; acknowledges by `acknowledge`.
-        on_up: called whenever connected and subscribed, before anything of the outbox is sent.
+        on_up: called whenever connected and subscribed, before anything of the outbox is sent; `limits` says
+            by then what this broker takes.
     """
 
     def __init__(
@@ -69,7 +65,7 @@ class Connection:
         rng: random.Random,
         unwanted: tuple[str, ...] = (),
     ):
-        self._topics = topics
+        self._topics = self._subscribed = topics
         self._unwanted = unwanted
         self._expiry_s = settings.status_expiry_s
         self._outbox = outbox
@@ -78,16 +74,16 @@ class Connection:
         self._on_up = on_up
         self._rng = rng
         self._settings = settings
-        self._where = f"{settings.host}:{settings.port}"
         self._closing = threading.Event()
+        self._complaints = Complaints(settings, self._closing.is_set)
         self._publishing = threading.Lock()
         self._up_since: float | None = None
         self._is_answered = False
         self._redeliver_at: float | None = None
-        self._max_packet: int | None = None
-        self._receive_maximum = WINDOW
-        self._told: str | None = None
-        self._short_lives = 0
+        self._broker = BrokerLimits()
+        self._sent_under = self._broker.current
+        self._starts_anew = self._has_learned = False
+        self._client_id, self._will = client_id, will
         self._client = make_client(settings, client_id, will)
         self._attach()
         self._threads = [
@@ -98,6 +94,11 @@ class Connection:
     @property
     def is_up(self) -> bool:
         return self._outbox.is_open
+
+    @property
+    def limits(self) -> Limits:
+        """What the broker takes, as far as it told."""
+        return self._broker.current
 
     def start(self) -> None:
         """Begin trying; returns at once, broker or no broker."""
@@ -145,15 +146,31 @@ class Connection:
         while not self._closing.is_set():
             self._up_since, self._is_answered = None, False
             try:
+                self._prepare()
                 self._client.reconnect()
                 self._serve()
             except OSError as err:
-                self._tell(f"cannot be reached ({why_unreachable(err, self._settings, time.time())})")
+                self._complaints.unreachable(err)
             except Exception:  # a malformed packet or a bug must not end the thread
-                log.exception("MQTT connection to %s failed", self._where)
+                log.exception("MQTT connection to %s failed", self._settings.host)
             self._outbox.shut()
-            attempt = 0 if self._was_stable() else attempt + 1
+            if self._was_stable():
+                attempt = 0
+            elif not self._has_learned:
+                attempt += 1
             self._closing.wait(backoff_s(attempt, self._rng))
+
+    def _prepare(self) -> None:
+        """A will that the broker takes, and anew what was under way to one that took more."""
+        self._has_learned = False
+        if self._starts_anew:
+            self._starts_anew = False
+            self._outbox.take_back()
+            self._client = make_client(self._settings, self._client_id, self._will)
+            self._attach()
+        will = self.limits.adapt(self._will)
+        assert isinstance(will.payload, bytes)
+        self._client.will_set(will.topic, will.payload, will.qos, will.retain)
 
     def _serve(self) -> None:
         """Until the connection ends, by us or by others."""
@@ -215,28 +232,41 @@ class Connection:
         self._is_answered = True
         try:
             if reason_code.is_failure:
-                hint = HINTS.get(reason_code.value)
-                self._tell(f"refuses us ({reason_code}){f': {hint}' if hint else ''}")
+                self._heed_refusal(reason_code)
                 return
-            self._tell("connected", logging.INFO)
             self._up_since = time.monotonic()
-            self._max_packet = getattr(properties, "MaximumPacketSize", None)
-            self._receive_maximum = getattr(properties, "ReceiveMaximum", WINDOW)
-            if self._unwanted:
-                client.unsubscribe(list(self._unwanted))
-            self._subscribe(client)
+            limits = self._broker.hear(properties)
+            self._complaints.connected(limits)
+            if self._outbox.has_in_flight and limits.is_stricter_than(self._sent_under):
+                # paho would send again what this broker hangs up on
+                self._starts_anew = self._has_learned = True
+                client.disconnect()
+                return
+            self._sent_under = limits
+            self._subscribe(client, limits)
         except Exception:
             log.exception("MQTT: after CONNACK")
 
-    def _subscribe(self, client: paho.Client) -> None:
+    def _heed_refusal(self, reason_code: ReasonCode) -> None:
+        """Next time we ask for what it can, if it is that."""
+        if self._broker.learn(reason_code.value):
+            self._has_learned = True
+            self._complaints.limited(self.limits)
+        else:
+            self._complaints.refused(reason_code)
+
+    def _subscribe(self, client: paho.Client, limits: Limits) -> None:
+        if self._unwanted:
+            client.unsubscribe(list(self._unwanted))
+        self._subscribed, qos = limits.subscribable(self._topics), min(1, limits.max_qos)
         if not speaks_5(client):
-            client.subscribe([(topic, 1) for topic in self._topics])
+            client.subscribe([(topic, qos) for topic in self._subscribed])
             return
         # retainAsPublished: a command sent with the retain flag shows it, and is refused.
         options = SubscribeOptions(
-            qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
+            qos=qos, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_SEND_IF_NEW_SUB
         )
-        client.subscribe([(topic, options) for topic in self._topics])
+        client.subscribe([(topic, options) for topic in self._subscribed])
 
     def _on_subscribe(
         self,
@@ -248,11 +278,11 @@ class Connection:
     ) -> None:
         """Only now commands reach us, so only now we say that we are online."""
         try:
-            for topic, code in zip(self._topics, reason_codes, strict=False):
+            for topic, code in zip(self._subscribed, reason_codes, strict=False):
                 if code.is_failure:
-                    log.error("broker %s does not let us read %s: %s", self._where, topic, code)
+                    self._complaints.forbidden(topic, code)
             self._on_up()
-            self._outbox.open(self._receive_maximum)
+            self._outbox.open(self.limits.receive_maximum)
         except Exception:
             log.exception("MQTT: after SUBACK")
 
@@ -266,29 +296,13 @@ class Connection:
     ) -> None:
         self._outbox.shut()
         if not self._is_answered:
-            self._tell(self._why_unanswered())
-        if self._closing.is_set() or self._up_since is None or self._is_redelivery_due():
+            self._complaints.unanswered()
+        if self._broker.learn(reason_code.value):
+            self._complaints.limited(self.limits)
+            self._starts_anew = self._has_learned = True  # paho would send again what it hung up on
+        if self._starts_anew or self._closing.is_set() or self._up_since is None or self._is_redelivery_due():
             return
-        self._short_lives = 0 if self._was_stable() else self._short_lives + 1
-        if reason_code.value == SESSION_TAKEN_OVER:
-            self._tell("another client uses our client id: give every device its own node.name")
-        elif self._short_lives >= SHORT_LIVES_ARE_A_CLASH:
-            self._tell(
-                "the connection is lost again and again soon after it was made; "
-                "if another client uses our client id, give every device its own node.name"
-            )
-        else:
-            self._tell(f"connection lost: {reason_code}")
-
-    def _why_unanswered(self) -> str:
-        if self._told and self._told.startswith(UNANSWERED):
-            return self._told
-        if self._settings.tls and (alert := alert_of(self._settings, CONNECT_TIMEOUT_S)):
-            return f"{UNANSWERED}: {alert}"
-        return (
-            f"{UNANSWERED}: is it an MQTT broker, does it want mqtt.tls? "
-            "If it knows no MQTT 5, set mqtt.protocol to 3.1.1"
-        )
+        self._complaints.lost(reason_code, self._was_stable())
 
     def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
         self._arrived.append(message)
@@ -303,13 +317,7 @@ class Connection:
     ) -> None:
         self._outbox.acknowledged(mid)
         if reason_code.is_failure:
-            log.warning("broker %s did not take a message: %s", self._where, reason_code)
-
-    def _tell(self, what: str, level: int = logging.WARNING) -> None:
-        """Say how the connection is, once per change."""
-        if what != self._told and not self._closing.is_set():
-            self._told = what
-            log.log(level, "MQTT broker %s: %s", self._where, what)
+            self._complaints.not_taken(reason_code)
 
     # The sender thread
 
@@ -326,29 +334,30 @@ class Connection:
         return message is not None
 
     def _send(self, message: Outgoing) -> None:
-        mid = None
+        mid, allowed = None, self._sent_under.adapt(message)
         try:
             payload = message.payload() if callable(message.payload) else message.payload
-            if payload is not None and self._fits(message.topic, payload):
-                is_5 = speaks_5(self._client)
-                properties = publish_properties(message, payload, self._expiry_s) if is_5 else None
-                info = self._client.publish(message.topic, payload, message.qos, message.retain, properties)
-                mid = info.mid if message.qos else None
+            if payload is not None:
+                info = self._publish(allowed, payload)
+                mid = info.mid if info and message.qos else None
         except Exception:
             log.exception("MQTT message for %s could not be sent", message.topic)
         finally:
-            self._outbox.sent(mid)
+            self._outbox.sent(mid, is_kept=allowed.qos > 0)
 
-    def _fits(self, topic: str, payload: bytes) -> bool:
-        if self._max_packet is None or len(payload) + PACKET_OVERHEAD <= self._max_packet:
-            return True
-        log.warning(
-            "%s: %d bytes are more than the broker takes (%d): not sent; lower mqtt.image_max_bytes",
-            topic,
-            len(payload),
-            self._max_packet,
-        )
-        return False
+    def _publish(self, message: Outgoing, payload: bytes) -> paho.MQTTMessageInfo | None:
+        """None for what the broker would hang up on."""
+        properties = publish_properties(message, payload, self._expiry_s) if speaks_5(self._client) else None
+        beside = len(properties.pack()) if properties else 0
+        if not self._sent_under.fits(message.topic, len(payload), beside):
+            log.warning(
+                "%s: a message of %d bytes is not sent, the broker takes packets of at most %d bytes",
+                message.topic,
+                len(payload),
+                self._sent_under.max_packet_bytes,
+            )
+            return None
+        return self._client.publish(message.topic, payload, message.qos, message.retain, properties)
 
 
 def _do_nothing(*_args: object) -> None:

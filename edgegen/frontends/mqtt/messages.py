@@ -111,8 +111,8 @@ def status_of(event: JobEvent, topics: Topics) -> dict[str, Any]:
     return _without_none(status)
 
 
-def meta_of(job: Job) -> dict[str, Any]:
-    """What `last/meta` says about the picture in `last/image`."""
+def meta_of(job: Job, size: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What `last/meta` says about the picture in `last/image`; `size` as `picture_size` gives it."""
     request = job.request
     return _without_none(
         {
@@ -126,8 +126,23 @@ def meta_of(job: Job) -> dict[str, Any]:
             "file": job.picture,
             "pack": request.pack,
             "source": request.source,
+            **(size or {}),
         }
     )
+
+
+def picture_size(picture_bytes: int | None, room_bytes: int) -> dict[str, Any]:
+    """For `last/meta`, where a broker's packets hold less than `mqtt.image_max_bytes`.
+
+    Args:
+        picture_bytes: None: there is no picture.
+        room_bytes: the largest picture that the broker takes.
+    """
+    told: dict[str, Any] = {"image_limit_bytes": room_bytes}
+    if picture_bytes is None or picture_bytes > room_bytes:
+        size = "" if picture_bytes is None else f" of {picture_bytes} bytes"
+        told["image_omitted"] = f"the picture{size} does not fit into the broker's packets"
+    return told
 
 
 def rejection(error: EdgegenError, job_id: str, transaction: str | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from itertools import count
 
 from .messages import Outgoing
@@ -30,6 +31,7 @@ class Outbox:
         self._waiting: OrderedDict[object, Outgoing] = OrderedDict()
         self._ticket = count()
         self._in_flight: dict[int, Outgoing] = {}
+        self._unkept: set[int] = set()  # in flight, and nobody sends them again but we
         self._early: set[int] = set()
         self._popped: Outgoing | None = None
         self._window = WINDOW
@@ -64,9 +66,21 @@ class Outbox:
         """The broker is away: keep what must arrive, forget the rest."""
         with self._changed:
             self._is_open = False
+            self._put_back(self._unkept)
             for key in [key for key, message in self._waiting.items() if message.qos == 0]:
                 del self._waiting[key]
             self._changed.notify_all()
+
+    def take_back(self) -> bool:
+        """Have all that is in flight wait again, for a client that starts anew; whether there was any."""
+        with self._changed:
+            was_any = bool(self._in_flight)
+            self._put_back(self._in_flight)
+            return was_any
+
+    @property
+    def has_in_flight(self) -> bool:
+        return bool(self._in_flight)
 
     def close(self) -> None:
         """Wake the sender for the last time."""
@@ -89,12 +103,19 @@ class Outbox:
             self._popped = self._waiting.popitem(last=False)[1]
             return self._popped
 
-    def sent(self, mid: int | None) -> None:
-        """The popped message is with paho as `mid`, or is done with (None)."""
+    def sent(self, mid: int | None, is_kept: bool = True) -> None:
+        """The popped message is with paho as `mid`, or is done with (None).
+
+        Args:
+            is_kept: paho sends it again after a reconnect. Else, of QoS 0 for want of better, it waits here
+                again unless it was written to the connection.
+        """
         with self._changed:
             message, self._popped = self._popped, None
             if mid is not None and mid not in self._early and message is not None:
                 self._in_flight[mid] = message
+                if not is_kept:
+                    self._unkept.add(mid)
                 message = None
             self._early.clear()
             self._is_sending = False
@@ -105,6 +126,7 @@ class Outbox:
         """The broker has it; this may come before `sent` does."""
         with self._changed:
             message = self._in_flight.pop(mid, None)
+            self._unkept.discard(mid)
             if message is None and self._is_sending:
                 self._early.add(mid)
             self._changed.notify_all()
@@ -115,6 +137,16 @@ class Outbox:
         with self._changed:
             self._changed.wait_for(lambda: not self._is_open or self._is_empty(), timeout_s)
             return self._is_empty()
+
+    def _put_back(self, mids: Iterable[int]) -> None:
+        """Before all that waits, in their order; one whose place a newer one took is done with."""
+        for mid in sorted(mids, key=list(self._in_flight).index, reverse=True):
+            message = self._in_flight.pop(mid)
+            key: object = message.slot or next(self._ticket)
+            if key not in self._waiting:
+                self._waiting[key] = message
+                self._waiting.move_to_end(key, last=False)
+        self._unkept &= self._in_flight.keys()
 
     def _drop_oldest(self) -> None:
         """What says least goes first; never what somebody waits for, or the newest of a retained topic."""

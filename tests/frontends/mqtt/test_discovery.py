@@ -4,6 +4,7 @@ The tables are the schemas of github.com/home-assistant/core, homeassistant/comp
 MQTT_ENTITY_COMMON_SCHEMA and DEVICE_DISCOVERY_SCHEMA of schemas.py (2026: with `default_entity_id`, without
 `object_id`) and DISCOVERY_SCHEMA of text.py, select.py, button.py, number.py, sensor.py, image.py, event.py
 and update.py. Unknown keys are dropped there without a word (extra=REMOVE_EXTRA), so here they are errors.
+`tools/home_schema.py` asks the schemas themselves.
 """
 
 from __future__ import annotations

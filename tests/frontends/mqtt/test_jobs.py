@@ -147,6 +147,28 @@ def test_the_same_id_again_is_the_same_job(house, phone):
     assert [job.id for job in house.service.jobs()] == ["a1", "a2"]
 
 
+def test_a_result_that_is_under_way_is_not_told_twice_to_who_asks_again(house, phone):
+    """As a broker does that was cut off: it sends a window full of commands again."""
+    fetched, fetch = [], house.frontend._courier.fetch
+    house.frontend._courier.fetch = fetched.append  # the result waits, as behind others
+    phone.send(GENERATE, {"id": "a1", "prompt": "a red apple"}, ResponseTopic="edgegen/shop/answers")
+    phone.wait_status(id="a1", state="queued")
+    house.run_next()
+    phone.send(GENERATE, {"id": "a1", "prompt": "a red apple"}, ResponseTopic="edgegen/shop/answers")
+    phone.send(GENERATE, {"id": "a1", "prompt": "a red apple"}, ResponseTopic="edgegen/shop/elsewhere")
+    elsewhere = "edgegen/shop/elsewhere"
+    wait_for(lambda: phone.on(elsewhere), "who asks for an answer elsewhere gets it now")
+    assert json.loads(phone.on(elsewhere)[0].payload)["state"] == "done"
+    assert not phone.statuses(id="a1", state="done")
+    fetch(fetched[0])
+    wait_for(lambda: house.service.status()["outbox"]["waiting"] == 0, "all is told")
+    phone.send(GENERATE, {"id": "a2", "prompt": "a red apple"})
+    phone.wait_status(id="a2", state="queued")
+    assert len(phone.statuses(id="a1", state="done")) == 1
+    answers = [json.loads(m.payload)["state"] for m in phone.on("edgegen/shop/answers")]
+    assert answers.count("done") == 1
+
+
 def test_a_finished_job_sent_again_gets_its_result_again(house, phone):
     phone.send(GENERATE, {"id": "a1", "prompt": "a red apple"})
     phone.wait_status(id="a1", state="queued")

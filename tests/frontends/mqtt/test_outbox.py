@@ -127,3 +127,33 @@ def test_the_owner_hears_once_that_its_message_is_sent():
     outbox.pop()
     outbox.sent(None)
     assert heard == ["acknowledged", "early", "nothing to send"]
+
+
+def test_qos_0_for_want_of_better_waits_again_unless_it_was_written():
+    outbox = Outbox()
+    outbox.open()
+    told = []
+    for mid, topic in enumerate(("written", "lost", "lost too"), 1):
+        outbox.put(message(topic, on_sent=lambda topic=topic: told.append(topic)))
+        assert outbox.pop()
+        outbox.sent(mid, is_kept=False)
+    outbox.acknowledged(1)
+    outbox.put(message("later"))
+    outbox.shut()
+    assert not outbox.has_in_flight
+    outbox.open()
+    assert [topic for topic, _ in pop_all(outbox)] == ["lost", "lost too", "later"]
+    assert told == ["written", "lost", "lost too"]
+
+
+def test_all_that_is_under_way_can_be_taken_back():
+    outbox = Outbox()
+    outbox.open()
+    for mid, topic in enumerate("ab", 1):
+        outbox.put(message(topic, retain=topic == "a"))
+        assert outbox.pop()
+        outbox.sent(mid)
+    outbox.put(message("a", b"newer", retain=True))
+    assert outbox.take_back()
+    assert not outbox.take_back()
+    assert pop_all(outbox) == [("b", b""), ("a", b"newer")]
