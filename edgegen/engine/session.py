@@ -282,14 +282,14 @@ class SessionCache:
         kept = self._kept_graph(role, path, merged) if not (edit or choice.devices) else None
 
         def load(folder: Path | None) -> GraphSession:
-            return self._open_session(role, path, choice, folder, merged.values, edited, kept)
+            return self._open_session(role, path, choice, folder, merged, edited, kept)
 
-        if choice.compiled is None or merged.values:
+        if choice.compiled is None or merged:
             session = load(None)
         else:
             session = choice.compiled.open(cache_key([file.sha256 for file in files], choice.version), load)
-        if merged.values:
-            merged.values.clear()  # ONNX Runtime has its own copy
+        if merged:
+            merged.clear()  # ONNX Runtime has its own copy
             trim_malloc()
         if role != DECODER:
             session.times = self.times
@@ -321,10 +321,10 @@ class SessionCache:
         if self._pack.manifest.graphs[role].precision != "int8":
             return None
         kept = self._kept.setdefault(role, OptimisedGraph())
-        if merged.values and not kept.model:
+        if merged and not kept.model:
             choice = self._choice
             open_session(path, choice, self._threads, role, MAPPED, kept=kept).close()
-        lost = merged.values.keys() - kept.reads(merged.values.keys()) - merged.spare
+        lost = merged.keys() - kept.reads(merged.keys()) - merged.spare
         return None if lost else kept
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ def test_float_weights_are_added_to(tmp_path: Path, outputs_first: bool, dtype: 
     file, delta, old = DataFile(), whole_numbers(OUTPUTS, INPUTS), whole_numbers(OUTPUTS, INPUTS)
     layer = Layer("m", file.put("w", (old if outputs_first else old.T).astype(dtype)), outputs_first)
     merged = merge_layer(file.mapped(tmp_path), layer, delta)
-    got = merged.values["w"]
+    got = merged["w"]
     assert got.dtype == dtype
     assert np.array_equal(got if outputs_first else got.T, old + delta)
     assert not merged.spare
@@ -77,13 +77,13 @@ def test_int8_weights_are_rounded_anew(
     wanted = integers.reshape(last - first, -1) * old[:, None] + delta[first:last]
     greatest = np.abs(wanted).max(axis=1)
     scales = np.where(greatest > 0, greatest / np.float32(LIMIT), np.float32(1))
-    got = merged.values["w"] if outputs_first else merged.values["w"].T
+    got = merged["w"] if outputs_first else merged["w"].T
     assert got.dtype == np.int8
     assert np.array_equal(got.reshape(last - first, -1), np.rint(wanted / scales[:, None]))
     assert np.abs(got).max() <= LIMIT
-    assert np.array_equal(merged.values["s"], scales)
-    assert np.array_equal(merged.values["b"], np.rint(bias * (old / scales).astype(np.float64)))
-    assert np.allclose(merged.values["b"] * merged.values["bs"], bias * bias_scale, atol=merged.values["bs"])
+    assert np.array_equal(merged["s"], scales)
+    assert np.array_equal(merged["b"], np.rint(bias * (old / scales).astype(np.float64)))
+    assert np.allclose(merged["b"] * merged["bs"], bias * bias_scale, atol=merged["bs"])
     assert merged.spare == {"bs"}
 
 
@@ -93,8 +93,8 @@ def test_scales_that_may_not_change_cut_off_what_is_beyond(tmp_path: Path) -> No
     layer = Layer("m", file.put("w", integers), True, None, scale, LIMIT, None, keeps_scale=True)
     delta = np.array([[1, 9, -200], [0, 3, 4]], np.float32)
     merged = merge_layer(file.mapped(tmp_path), layer, delta)
-    assert merged.values.keys() == {"w"}
-    assert np.array_equal(merged.values["w"], [[61, 63, -63], [60, 63, 63]])
+    assert merged.keys() == {"w"}
+    assert np.array_equal(merged["w"], [[61, 63, -63], [60, 63, 63]])
 
 
 def test_changes_beyond_all_bounds_are_refused(tmp_path: Path) -> None:

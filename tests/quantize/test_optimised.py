@@ -75,7 +75,7 @@ def test_weights_that_were_optimised_away_load_the_long_way(packs, encoding, lor
     wanted = answer(stages.with_loras(lora), encoding)
     kept = stages.sessions._kept["unet"]
     changed = LoraSet([lora]).merge(packs["int8"], "unet")
-    name = next(name for name in changed.values if name not in changed.spare)
+    name = next(name for name in changed if name not in changed.spare)
     kept._weights -= {name}  # as when a float convolution's weights were put into another order
     kept.model = kept.model[:-1]  # would not load
     assert np.array_equal(answer(stages.with_loras(lora), encoding), wanted)

@@ -7,9 +7,9 @@ merged side by side: numpy lets other threads run meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +40,19 @@ class LoraUse:
         return self.model if role == UNET else self.clip
 
 
-@dataclass
-class Merged:
-    """What changes in a graph.
+class Merged(dict[str, np.ndarray]):
+    """What changes in a graph: new values of its weights by name.
 
     Attributes:
-        values: new values of its weights by name.
-        spare: those of them that follow from the others: a layer computed in integers does not read them.
+        spare: names of values that follow from the others: a layer computed in integers does not read them.
     """
 
-    values: dict[str, np.ndarray] = field(default_factory=dict)
-    spare: set[str] = field(default_factory=set)
+    def __init__(self, values: Mapping[str, np.ndarray] | None = None, spare: Iterable[str] = ()):
+        super().__init__(values or {})
+        self.spare = set(spare)
 
     def add(self, other: Merged) -> None:
-        self.values |= other.values
+        self.update(other)
         self.spare |= other.spare
 
 
@@ -201,7 +200,7 @@ def _merge_int8(data: np.memmap[Any, Any], layer: Layer, weight: np.ndarray, del
         np.clip(values, -layer.limit, layer.limit, out=values)
     merged = Merged({layer.weight.name: values.astype(np.int8)})
     if not layer.keeps_scale:
-        merged.values[layer.scale.name] = new
+        merged[layer.scale.name] = new
         merged.add(_rescaled_bias(data, layer, old / new))
     return merged
 
