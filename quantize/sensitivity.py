@@ -31,6 +31,7 @@ _SIZES = "judge/sizes"
 BATCH = 16  # layers judged in one run
 CROP = {"vae_encoder": 256}
 CROP_LATENTS = 32
+HINT = "controlnet_cond"
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,14 @@ def layer_noises(
 
 
 def cropped(feeds: Feeds, side: int) -> Feeds:
-    """The middle of every picture or latents, (batch, channels, side, side) at most."""
-    return {name: _middle(value, side) if value.ndim == 4 else value for name, value in feeds.items()}
+    """The middle of every picture or latents, (batch, channels, side, side) at most; of a hint as much as
+    belongs to that."""
+    latents = feeds.get("sample")
+    found = {}
+    for name, value in feeds.items():
+        scale = value.shape[2] // latents.shape[2] if name == HINT and latents is not None else 1
+        found[name] = _middle(value, side * scale) if value.ndim == 4 else value
+    return found
 
 
 def _middle(value: np.ndarray, side: int) -> np.ndarray:
