@@ -143,6 +143,7 @@ def serve(
             if supervisor:
                 supervisor.renew(live.settings.model_dump_json(), live.settings.engine.step_timeout_s)
             hub.retire_engine()
+        hub.tell_config()
 
     attend(hub, desk, front_ends, notifier, wakeup, stop, live, reload, take_over)
 

@@ -69,6 +69,7 @@ def all_checks(app: App, roots: Roots) -> Iterator[Check]:
     yield from guarded("folders", lambda: folder_checks(settings))
     yield from guarded("engine", lambda: engine_checks(settings, roots))
     yield from guarded("services", lambda: service_checks(settings))
+    yield from guarded("display", lambda: display_checks(settings, roots))
 
 
 def guarded(name: str, run: Callable[[], Iterable[Check]]) -> Iterator[Check]:
@@ -145,3 +146,9 @@ def service_checks(settings: Settings) -> Iterator[Check]:
     yield services.check_broker(settings.mqtt)
     yield services.check_pins(settings.buttons, runs)
     yield from services.check_button_workflows(settings)
+
+
+def display_checks(settings: Settings, roots: Roots) -> Iterator[Check]:
+    from . import screens
+
+    yield from screens.check_display(settings, roots)
