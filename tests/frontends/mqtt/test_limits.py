@@ -145,6 +145,16 @@ def test_any_message_too_large_is_named_and_the_rest_goes_on(make_broker, make_h
     assert "homeassistant/device/edgegen_shop/config: a message of" in caplog.text
 
 
+def test_no_more_is_under_way_than_the_broker_wants(make_broker, make_house, make_phone):
+    broker = make_broker("max_inflight_messages 3")
+    phone, house = make_phone(broker.port), make_house(broker.port)
+    assert house.frontend._connection.limits.receive_maximum == 3
+    assert house.frontend._outbox._window == 3
+    for number in range(30):
+        house.service.submit(JobRequest(id=f"j{number}", prompt="a red apple"))
+    wait_for(lambda: len(phone.statuses(state="queued")) == 30, "all arrive")
+
+
 def test_a_broker_of_3_1_1_says_nothing(make_broker, make_house, make_phone):
     broker = make_broker()
     phone = make_phone(broker.port, paho.MQTTv311)
