@@ -197,6 +197,7 @@ class TakeOver:
         self.front_ends.renew(front_end_builders(live.settings, core), changed)
         if concerns_engine(changed):
             self.engine.renew(live.settings)
+        self.engine.hub.tell_config()
 
 
 def renew_admission(admission: Admission, settings: Settings, changed: Sequence[str]) -> None:

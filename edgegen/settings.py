@@ -37,6 +37,7 @@ SAMPLERS = (
 SCHEDULES = ("normal", "karras", "exponential", "sgm_uniform", "simple", "ddim_uniform", "beta")
 NO_STYLE = "No style"  # the choice that changes nothing
 PROMPT_SYNTAXES = ("comfyui", "a1111")
+SCREEN_SIZE = r"^([1-9][0-9]{2,3})x([1-9][0-9]{2,3})$"
 GpioPin = Annotated[int, Field(ge=0, le=27)]
 
 
@@ -300,6 +301,59 @@ class StyleSettings(Section):
     negative_prompt: str = Field("", max_length=1000, description="What its pictures should not show.")
 
 
+class DisplaySettings(Section):
+    """A screen that shows the newest picture: `edgegen display`, a process of its own."""
+
+    output: Literal["off", "framebuffer", "file"] = Field(
+        "off",
+        description="Where `edgegen display` draws: the framebuffer of a screen, or a PNG file for another "
+        "program to show.",
+    )
+    device: Path = Field(Path("/dev/fb0"), description="The screen's framebuffer.")
+    file: Path | None = Field(
+        None,
+        description="The PNG of output file, replaced as a whole with each change; empty: screen.png beside "
+        "the control socket.",
+    )
+    file_size: str = Field(
+        "1280x720", pattern=SCREEN_SIZE, description="Size in pixels of the PNG of output file."
+    )
+    rotate: Literal[0, 90, 180, 270] = Field(
+        0, description="Degrees by which everything is turned clockwise, for a screen that hangs otherwise."
+    )
+    fit: Literal["contain", "cover"] = Field(
+        "contain",
+        description="contain shows the whole picture, cover fills the screen and cuts the rest off.",
+    )
+    background: str = Field(
+        "#000000", pattern=r"^#[0-9A-Fa-f]{6}$", description="Colour of what no picture covers."
+    )
+    caption: bool = Field(True, description="Show a picture's words below it.")
+    previews: bool = Field(True, description="While a picture is drawn, show how it looks, once a second.")
+    waiting_text: str = Field(
+        "Waiting for the next picture",
+        max_length=200,
+        description="Words of the waiting screen; may be empty.",
+    )
+    picture_s: float = Field(
+        0.0,
+        ge=0,
+        le=604_800,
+        description="Seconds a picture stays before the waiting screen comes back; 0: until the next one.",
+    )
+    failure_s: float = Field(
+        20.0, ge=1, le=86_400, description="Seconds for which it is said that a picture failed."
+    )
+    blank_after_s: float = Field(
+        0.0, ge=0, le=604_800, description="Seconds without a job after which the screen goes dark; 0: never."
+    )
+    font: Path | None = Field(
+        None,
+        description="TrueType or OpenType file for all words; empty: the built-in letters, and where they "
+        "do not do, DejaVu or Noto if installed (Debian: fonts-dejavu-core).",
+    )
+
+
 class Settings(Section):
     """The whole configuration file."""
 
@@ -313,5 +367,6 @@ class Settings(Section):
     guards: GuardSettings = GuardSettings()
     workflow: WorkflowSettings = WorkflowSettings()
     mqtt: MqttSettings = MqttSettings()
+    display: DisplaySettings = DisplaySettings()
     buttons: tuple[ButtonSettings, ...] = Field((), description="One [[buttons]] table per GPIO button.")
     styles: tuple[StyleSettings, ...] = Field((), description="One [[styles]] table per style.")

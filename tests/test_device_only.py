@@ -28,6 +28,7 @@ try:
 except SystemExit as end:
     code = end.code or 0
 import edgegen.daemon, edgegen.frontends.buttons, edgegen.frontends.mqtt, edgegen.jobs.worker
+import edgegen.frontends.display.process
 print(json.dumps({"code": code, "modules": sorted({name.split(".")[0] for name in sys.modules})}))
 """
 

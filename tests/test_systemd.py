@@ -29,7 +29,7 @@ def test_the_units_verify(tmp_path: Path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("unit", "most"), [("front", 1.5), ("engine", 0.5)])
+@pytest.mark.parametrize(("unit", "most"), [("front", 1.5), ("engine", 0.5), ("display", 0.5)])
 def test_the_units_are_locked_in(unit: str, most: float):
     threshold = round(most * 10)  # systemd counts tenths
     path = UNITS / f"edgegen-{unit}.service"
@@ -47,3 +47,17 @@ def test_the_engine_reports_nothing_and_sees_nobody():
     text = (UNITS / "edgegen-engine.service").read_text()
     for line in ("Environment=ORT_DISABLE_TELEMETRY=1", "PrivateNetwork=yes", "PrivateDevices=yes"):
         assert line in text.splitlines()
+
+
+def test_the_display_reaches_a_screen_and_nothing_else():
+    lines = (UNITS / "edgegen-display.service").read_text().splitlines()
+    assert [line for line in lines if line.startswith("Device")] == [
+        "DevicePolicy=closed",
+        "DeviceAllow=char-fb rw",
+        "DeviceAllow=/dev/tty1 rw",
+    ]
+    assert {"PrivateNetwork=yes", "RestrictAddressFamilies=AF_UNIX", "SupplementaryGroups=video"} <= set(
+        lines
+    )
+    groups = (UNITS / "sysusers.d/edgegen.conf").read_text().split()
+    assert "video" in groups

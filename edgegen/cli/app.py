@@ -29,6 +29,7 @@ COMMANDS = {
     "workflow": ".workflow:workflow",
     "run": ".run:run",
     "engine": ".run:engine",
+    "display": ".display:display",
     "status": ".jobs:status",
     "queue": ".jobs:queue",
     "cancel": ".jobs:cancel",

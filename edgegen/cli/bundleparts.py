@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .app import App
     from .machine import Roots
 
-UNITS = ("edgegen-front.service", "edgegen-engine.service", "edgegen.target")
+UNITS = ("edgegen-front.service", "edgegen-engine.service", "edgegen-display.service", "edgegen.target")
 JOURNAL_LINES = 2000
 FAILURES = 50
 COMMAND_TIMEOUT_S = 20

@@ -69,6 +69,7 @@ def all_checks(app: App, roots: Roots) -> Iterator[Check]:
     yield from guarded("folders", lambda: folder_checks(settings))
     yield from guarded("engine", lambda: engine_checks(settings, roots))
     yield from guarded("services", lambda: service_checks(settings))
+    yield from guarded("display", lambda: display_checks(settings, roots))
 
 
 def guarded(name: str, run: Callable[[], Iterable[Check]]) -> Iterator[Check]:
@@ -144,3 +145,9 @@ def service_checks(settings: Settings) -> Iterator[Check]:
     yield from services.check_certificates(settings.mqtt, time.time())
     yield services.check_broker(settings.mqtt)
     yield services.check_pins(settings.buttons, runs)
+
+
+def display_checks(settings: Settings, roots: Roots) -> Iterator[Check]:
+    from . import screens
+
+    yield from screens.check_display(settings, roots)

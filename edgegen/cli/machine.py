@@ -24,6 +24,7 @@ class Roots:
 
     proc: Path = field(default=Path("/proc"))
     sys: Path = field(default=Path("/sys"))
+    dev: Path = field(default=Path("/dev"))
 
 
 def read_text(path: Path) -> str | None:

@@ -29,6 +29,8 @@ EXAMPLES = {  # for keys that are empty unless set, or must be given
     "mqtt.cert_file": "/etc/edgegen/client.pem",
     "mqtt.key_file": "/etc/edgegen/client.key",
     "mqtt.key_password_file": "/etc/edgegen/client.key-password",
+    "display.file": "/run/edgegen-display/screen.png",
+    "display.font": "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
     "styles.name": "ink",
     "styles.suffix": "ink drawing, black lines",
     "styles.negative_prompt": "colour",

@@ -52,12 +52,12 @@ def setup(
     on_trial: bool,
     force: bool,
 ) -> None:
-    """Set this device up: its name, broker, pack and buttons, one question at a time.
+    """Set this device up: its name, broker, pack, buttons and screen, one question at a time.
 
     Works in any terminal, also over a bad SSH connection. Every answer is checked at once: the broker's
-    login is really tried, the pack's files are verified, pins are opened. At the end you see what would
-    change in the files, and may try it for two minutes first: when that cuts the device off, it undoes
-    itself. Ctrl-C leaves everything as it was.
+    login is really tried, the pack's files are verified, pins are opened, a screen gets a test card. At the
+    end you see what would change in the files, and may try it for two minutes first: when that cuts the
+    device off, it undoes itself. Ctrl-C leaves everything as it was.
 
     With --answers or --set it asks nothing; exit code 1 when a check fails, and then nothing is written.
 

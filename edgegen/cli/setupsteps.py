@@ -11,7 +11,9 @@ from edgegen.errors import ConfigError, EdgegenError, PackError
 from .ask import NOTHING, ask, ask_choice, ask_lines, ask_yes, paragraph
 from .checks import Check
 from .doctor import guarded, print_check
+from .machine import Roots
 from .output import megabytes, note, say
+from .setupkeys import ask_key, set_key
 
 if TYPE_CHECKING:
     from edgegen.config.draft import Draft
@@ -20,32 +22,6 @@ if TYPE_CHECKING:
 
 PLAIN_PORT, TLS_PORT = 1883, 8883
 BUSY_PINS = {0: "HAT EEPROM", 1: "HAT EEPROM", 2: "I2C", 3: "I2C", 14: "serial console", 15: "serial console"}
-
-
-def ask_key(draft: Draft, key: str, question: str, can_be_empty: bool = False) -> None:
-    """One key of the configuration, as it is explained there; `-` leaves it empty."""
-    from edgegen.config.edit import parse_change
-
-    from .configprint import value_at
-    from .reference import entries, toml_value
-
-    value = value_at(draft.settings, key)[1]
-    entry = next(entry for entry in entries() if entry.key == key)
-    meaning = f"{entry.meaning} ({entry.kind}{': ' + entry.allowed if entry.allowed else ''})"
-    shown = value if isinstance(value, str) else "" if value is None else toml_value(value)
-
-    def check(line: str) -> None:
-        empty = line in ("", NOTHING) if can_be_empty else False
-        draft.take([parse_change(key, None if empty else line)])
-
-    hint = f" ({NOTHING} for none)" if can_be_empty else ""
-    ask(f"{question}{hint}", check, shown or (NOTHING if can_be_empty else ""), meaning)
-
-
-def set_key(draft: Draft, key: str, value: Any) -> None:
-    from edgegen.config.tomltext import Change
-
-    draft.take([Change(tuple(key.split(".")), value)])
 
 
 def node_step(draft: Draft, secret: Secret) -> None:  # noqa: ARG001 - every step takes the same
@@ -150,7 +126,6 @@ def pack_step(draft: Draft, secret: Secret) -> None:  # noqa: ARG001
 def pack_findings(draft: Draft) -> list[Check]:
     """Its files against their hashes, and whether it fits into memory now."""
     from . import services
-    from .machine import Roots
 
     finding, pack = services.check_pack(draft.settings)
     memory = lambda: [services.check_memory_mode(draft.settings.engine, pack, Roots())]  # noqa: E731
@@ -217,11 +192,26 @@ def pin_findings(draft: Draft) -> list[Check]:
     return [services.check_pins(draft.settings.buttons, runs)]
 
 
+def display_step(draft: Draft, secret: Secret) -> None:  # noqa: ARG001
+    from .setupdisplay import ask_display
+
+    ask_display(draft, Roots())
+    if draft.settings.display.output != "off":
+        told(display_findings(draft))
+
+
+def display_findings(draft: Draft) -> list[Check]:
+    from . import screens
+
+    return list(screens.check_display(draft.settings, Roots()))
+
+
 def all_findings(draft: Draft, secret: Secret) -> list[Check]:
     """What the steps check, at once: for answers that come from a file."""
     found = broker_findings(draft, secret)
     found += guarded("pack", lambda: pack_findings(draft))
-    return found + list(guarded("pins", lambda: pin_findings(draft)))
+    found += guarded("pins", lambda: pin_findings(draft))
+    return found + list(guarded("display", lambda: display_findings(draft)))
 
 
 def take_answers(draft: Draft, secret: Secret, answers: dict[str, Any]) -> None:
@@ -249,4 +239,5 @@ STEPS: dict[str, tuple[str, Callable[[Draft, Secret], None]]] = {
     "2": ("MQTT broker", broker_step),
     "3": ("pack", pack_step),
     "4": ("buttons", buttons_step),
+    "5": ("display", display_step),
 }

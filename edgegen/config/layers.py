@@ -215,4 +215,6 @@ def value_of_text(loc: Loc, text: str) -> Any:
 def _takes_text(annotation: Any) -> bool:
     if get_origin(annotation) in (Union, types.UnionType):
         return any(_takes_text(part) for part in get_args(annotation))
-    return annotation in (str, Path) or get_origin(annotation) is Literal
+    if get_origin(annotation) is Literal:
+        return all(isinstance(choice, str) for choice in get_args(annotation))
+    return annotation in (str, Path)

@@ -21,6 +21,7 @@ FRONT_ENDS = {  # by name: the sections it is made of
     "buttons": ("buttons",),
 }
 ENGINE_SECTIONS = ("engine", "limits", "gallery", "mqtt", "guards", "workflow")  # what a new engine is told
+ENGINE_KEYS = ("display.output", "display.previews")  # and of other sections
 BROKER_ONLY = (  # keys of a section of the engine's that it has no use for: graphs stay loaded
     *("mqtt.host", "mqtt.port", "mqtt.username", "mqtt.tls"),
     *LOGIN_FILES,
@@ -170,4 +171,5 @@ def touches(sections: Sequence[str], changed: Sequence[str]) -> bool:
 
 def concerns_engine(changed: Sequence[str]) -> bool:
     """Whether an engine that was told of the old settings would work otherwise than a new one."""
-    return touches(ENGINE_SECTIONS, [key for key in changed if key not in BROKER_ONLY])
+    told = [key for key in changed if key not in BROKER_ONLY]
+    return touches(ENGINE_SECTIONS, told) or any(key in ENGINE_KEYS for key in told)

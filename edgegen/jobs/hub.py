@@ -1,12 +1,14 @@
 """The front's end of the Unix socket: engines report here, shells ask here.
 
 Messages are one JSON object a line. The first says who is there: `{"type": "hello", "role": "engine" |
-"shell", "pid": 123}`.
+"shell" | "display", "pid": 123}`. A display is a shell that is counted in the status.
 
     engine -> front   claimed {id}, step {id, step, steps}, preview {id, jpeg}, done {id}, failed {id}, idle
     front -> engine   wake, stop, retire (end after the job at hand: the settings have changed)
-    shell -> front    status, submit {request}, cancel {id}, watch; each has one answer: its own type with
-                      the result, or error {code, reason}; watch goes on with event {...}
+    shell -> front    status, jobs, submit {request}, cancel {id}, watch {previews?}; each has one answer: its
+                      own type with the result, or error {code, reason}; watch goes on with event {...}, and
+                      with preview {id, jpeg} if asked
+    front -> display  config, when the settings have been read again
 
 A peer that breaks these rules, or does not read what it asked for, is dropped; the others never notice.
 One thread serves all of them and sleeps until somebody says something.
@@ -14,6 +16,7 @@ One thread serves all of them and sleeps until somebody says something.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import logging
@@ -27,6 +30,7 @@ from pathlib import Path
 
 from ..errors import EdgegenError, StorageError
 from .events import JobEvent
+from .job import Job
 from .service import JobService
 from .shell import answer_shell, describe_event
 from .wire import LineBuffer, Message, WireError, encode
@@ -35,6 +39,7 @@ log = logging.getLogger(__name__)
 
 MAX_PEERS = 32
 MAX_UNSENT = 1 << 20
+ROLES = ("engine", "shell", "display")
 SOCKET_MODE = 0o660
 
 
@@ -46,6 +51,7 @@ class Peer:
     role: str = ""
     pid: int = 0
     watches: bool = False
+    wants_previews: bool = False
     lines: LineBuffer = field(default_factory=LineBuffer)
     unsent: bytearray = field(default_factory=bytearray)
 
@@ -91,6 +97,10 @@ class Hub:
         return any(peer.role == "engine" for peer in tuple(self._peers.values()))
 
     @property
+    def has_display(self) -> bool:
+        return any(peer.role == "display" for peer in tuple(self._peers.values()))
+
+    @property
     def is_alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
@@ -111,6 +121,7 @@ class Hub:
         self._wake_read.setblocking(False)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._unsubscribe = self._service.subscribe(self._on_event)
+        self._service.preview_listeners.append(self._on_preview)
         self._thread = threading.Thread(target=self._serve, name="hub", daemon=True)
         self._thread.start()
 
@@ -126,12 +137,20 @@ class Hub:
         """End after the job at hand; whoever keeps engines starts a new one."""
         self._call(lambda: self._send_engines({"type": "retire"}))
 
+    def tell_config(self) -> None:
+        """The settings have been read again: displays, which read them by themselves, do the same."""
+        self._call(
+            lambda: self._send_if({"type": "config"}, lambda peer: peer.role == "display" and peer.watches)
+        )
+
     def close(self) -> None:
         """Stop serving and remove the socket; safe to call twice."""
         listener, self._listener = self._listener, None
         if listener is None:
             return
         self._unsubscribe()
+        with contextlib.suppress(ValueError):
+            self._service.preview_listeners.remove(self._on_preview)
         self._is_closing = True
         self._call(lambda: None)
         if self._thread:
@@ -150,7 +169,12 @@ class Hub:
             self.wake_engine()
         if any(peer.watches for peer in tuple(self._peers.values())):
             message = {"type": "event", **describe_event(event)}
-            self._call(lambda: self._send_watchers(message))
+            self._call(lambda: self._send_if(message, lambda peer: peer.watches))
+
+    def _on_preview(self, job: Job, jpeg: bytes) -> None:
+        if any(peer.wants_previews for peer in tuple(self._peers.values())):
+            message = {"type": "preview", "id": job.id, "jpeg": base64.b64encode(jpeg).decode()}
+            self._call(lambda: self._send_if(message, lambda peer: peer.wants_previews))
 
     def _call(self, function: Callable[[], None]) -> None:
         """Have the hub's thread do it."""
@@ -226,16 +250,16 @@ class Hub:
         elif peer.role == "engine":
             self._on_engine({**message, "pid": peer.pid})
         elif message["type"] == "watch":
-            peer.watches = True
+            peer.watches, peer.wants_previews = True, message.get("previews") is True
             self._send(peer, {"type": "watch"})
         else:
-            about = {"pid": os.getpid(), "engine": self.has_engine, **self._about()}
-            self._send(peer, answer_shell(message, self._service, self._submit, about))
+            about = {"pid": os.getpid(), "engine": self.has_engine, "display": self.has_display}
+            self._send(peer, answer_shell(message, self._service, self._submit, about | self._about()))
 
     def _greet(self, peer: Peer, message: Message) -> None:
         role, pid = message.get("role"), message.get("pid")
-        if message["type"] != "hello" or role not in ("engine", "shell") or not isinstance(pid, int):
-            raise WireError("the first line must be a hello with role engine or shell, and a pid")
+        if message["type"] != "hello" or role not in ROLES or not isinstance(pid, int):
+            raise WireError(f"the first line must be a hello with role {', '.join(ROLES)}, and a pid")
         peer.role, peer.pid = str(role), pid
         self._send(peer, {"type": "hello", "role": "front", "pid": os.getpid()})
         if role == "engine":
@@ -254,11 +278,10 @@ class Hub:
             self._on_engine({"type": "disconnected", "pid": peer.pid})
 
     def _send_engines(self, message: Message) -> None:
-        for peer in [peer for peer in self._peers.values() if peer.role == "engine"]:
-            self._send(peer, message)
+        self._send_if(message, lambda peer: peer.role == "engine")
 
-    def _send_watchers(self, message: Message) -> None:
-        for peer in [peer for peer in self._peers.values() if peer.watches]:
+    def _send_if(self, message: Message, is_meant: Callable[[Peer], bool]) -> None:
+        for peer in [peer for peer in self._peers.values() if is_meant(peer)]:
             self._send(peer, message)
 
     def _send(self, peer: Peer, message: Message) -> None:

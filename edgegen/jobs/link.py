@@ -43,16 +43,18 @@ def _connect(path: Path, role: str, timeout_s: float | None) -> socket.socket:
 class ShellLink:
     """Asks the running front; a context manager.
 
+    Args:
+        role: `shell`, or `display` for what shows pictures.
     Raises:
         FrontError: no front serves this socket.
     """
 
-    def __init__(self, path: Path, timeout_s: float = 30.0):
+    def __init__(self, path: Path, timeout_s: float = 30.0, role: str = "shell"):
         self.path = path
         self._lines = LineBuffer()
         self._waiting: list[Message] = []
         try:
-            self._socket = _connect(path, "shell", timeout_s)
+            self._socket = _connect(path, role, timeout_s)
             self._receive()  # its hello
         except OSError as err:
             raise self._error(err) from err
@@ -72,9 +74,13 @@ class ShellLink:
             raise _error_of(answer)
         return answer
 
-    def watch(self) -> Iterator[Message]:
-        """Every event from this call on, until the front ends (FrontError) or the caller closes."""
-        self.ask("watch")
+    def watch(self, previews: bool = False) -> Iterator[Message]:
+        """Every event from this call on, until the front ends (FrontError) or the caller closes.
+
+        Args:
+            previews: how the picture under way looks, too (`preview`), as often as the engine tells.
+        """
+        self.ask("watch", previews=previews)
         self._socket.settimeout(None)
         return self._events()
 
@@ -84,6 +90,11 @@ class ShellLink:
                 yield self._receive()
             except OSError as err:
                 raise self._error(err) from err
+
+    def hang_up(self) -> None:
+        """Ends a `watch` that another thread is in, as if the front had ended."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Safe to call twice."""

@@ -78,7 +78,7 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
         guard=Guard(settings.guards, wakeup.wait),
         checkpoints=checkpoints,
         remember_pace=lambda pace: remember_pace(queue.database, pace),
-        previews=settings.mqtt.enabled and settings.mqtt.previews,
+        previews=somebody_wants_previews(settings),
         quick_s=QUICK_S,
     )
     link.start()
@@ -90,6 +90,12 @@ def serve_queue(settings: Settings, wakeup: Wakeup, stop: StopRequest) -> None:
         notifier.stopping()
         link.close()
         queue.close()
+
+
+def somebody_wants_previews(settings: Settings) -> bool:
+    """The broker, or a screen."""
+    over_mqtt = settings.mqtt.enabled and settings.mqtt.previews
+    return over_mqtt or (settings.display.output != "off" and settings.display.previews)
 
 
 def tidy_up(queue: JobQueue, gallery: Gallery, checkpoints: Checkpoints) -> None:

@@ -27,7 +27,7 @@ def test_a_healthy_device(device):
     assert names == [
         "config", "board", "temperature", "throttling", "python", "packages", "clock", "disk", "database",
         "data_dir", "gallery", "run_dir", "provider", "pack", "memory", "memory mode", "daemon", "broker",
-        "pins",
+        "pins", "display",
     ]  # fmt: skip
     assert told["ok"] is True
     assert all(check["state"] in ("ok", "warn") for check in told["checks"])

@@ -62,6 +62,7 @@ def answer_the_rest(terminal):
     terminal.answer("Announce it to Home Assistant? (y/n) [y]: ", "")
     terminal.answer("Pack, by number or name [tiny]: ", "")
     terminal.answer("Buttons [n]: ", "")
+    terminal.answer("Screen [-]: ", "")
 
 
 def test_question_by_question_to_a_configuration_that_works(device, sit_down, locked_broker):
@@ -87,6 +88,7 @@ def test_question_by_question_to_a_configuration_that_works(device, sit_down, lo
     terminal.answer("Prompt 1: ", 'an "owl"')
     terminal.answer("Prompt 2 (Enter: no more): ", "")
     terminal.answer("Buttons [n]: ", "")
+    terminal.answer("Screen [-]: ", "")
     assert device.config.read_text() == before, "nothing is written before the last answer"
     assert '+host = "127.0.0.1"' in terminal.answer("What now [t]: ", "w")
     assert terminal.end() == 0

@@ -8,6 +8,7 @@ import shutil
 import socket
 import stat
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,33 @@ def test_a_peer_that_misbehaves_is_dropped_alone(hub, socket_path, bad):
         assert good.ask("status")["type"] == "status"
 
 
+def test_previews_go_to_those_who_asked_for_them(hub, socket_path, service, queue):
+    """The others, and a display whose settings are read again, hear what is theirs."""
+    with ShellLink(socket_path) as shell, ShellLink(socket_path, role="display") as display:
+        assert shell.ask("status")["display"] is True
+        seen, shown = shell.watch(), display.watch(previews=True)
+        service.submit(request("one"))
+        queue.claim()
+        service.report_step("one", 1, 4)
+        service.report_preview("one", b"\xff\xd8\xff jpeg")
+        hub.tell_config()
+        service.report_step("one", 2, 4)
+        assert [next(seen).get("step") for _ in range(3)] == [None, 1, 2]
+        told = [next(shown) for _ in range(5)]
+        assert [message["type"] for message in told] == ["event", "event", "preview", "config", "event"]
+        assert told[2] == {"type": "preview", "id": "one", "jpeg": "/9j/IGpwZWc="}
+
+
+def test_a_watch_is_ended_by_another_thread(hub, socket_path):
+    link = ShellLink(socket_path, role="display")
+    events = link.watch()
+    threading.Timer(0.1, link.hang_up).start()
+    with pytest.raises(FrontError):
+        next(events)
+    link.close()
+    wait_for(lambda: not hub.has_display)
+
+
 def test_a_watcher_that_does_not_read_is_dropped(hub, socket_path, service):
     hello = json.dumps({"type": "hello", "role": "shell", "pid": 1}).encode() + b"\n"
     lazy = raw(socket_path, hello, b'{"type": "watch"}\n')
@@ -168,7 +196,9 @@ def test_a_watcher_that_does_not_read_is_dropped(hub, socket_path, service):
     with ShellLink(socket_path) as shell:
         for number in range(3000):
             service.submit(request(f"{number % 5}", prompt="x" * 1000))
-            hub._call(lambda: hub._send_watchers({"type": "event", "filler": "x" * 5000}))
+            hub._call(
+                lambda: hub._send_if({"type": "event", "filler": "x" * 5000}, lambda peer: peer.watches)
+            )
         wait_for(lambda: not any(peer.watches for peer in tuple(hub._peers.values())))
         assert shell.ask("status")["jobs"]["queued"] == 5
     lazy.close()
