@@ -275,7 +275,12 @@ def front_end_builders(settings: Settings, core: Core) -> dict[str, Builder]:
         from .frontends.buttons import ButtonFrontend
 
         return ButtonFrontend(
-            settings.buttons, core.service, run_dir=run_dir(settings.node), presses=core.presses
+            settings.buttons,
+            core.service,
+            run_dir=run_dir(settings.node),
+            presses=core.presses,
+            limits=settings.limits,
+            read_stored=WorkflowFolder(workflow_dir(settings)).read,
         )
 
     wanted = {"mqtt": (settings.mqtt.enabled, mqtt), "buttons": (bool(settings.buttons), buttons)}

@@ -206,7 +206,7 @@ class _Builder:
         recorded, o = self.stage / "calibration", self.options
         records, seen = Records.of(recorded, role), observations(recorded, role)
         graph = self.calibrated[role]
-        judging = plan.probes, plan.crop, plan.rounds
+        judging = plan.probes, plan.crop, plan.rounds, plan.group
         converter = Int8Converter(graph, records, seen, o.int8, __version__, *judging)
         report = converter.convert(role, self.graphs[role])
         if graph != self.float_graphs[role]:

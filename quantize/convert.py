@@ -84,6 +84,7 @@ class Int8Report:
             "calibration_sqnr_db_all_int8": round(self.sqnr_db_all, 2),
             "target_sqnr_db": self.target_sqnr_db,
             "float_layers": list(self.float_layers),
+            "layers_in_quiet_groups": sum(n.is_shared for n in self.noises),
             "layer_sqnr_db": {n.name: round(n.sqnr_db, 1) for n in self.noises},
         }
 
@@ -97,6 +98,7 @@ class Int8Converter:
         seen: what its tensors held in the others.
         probes, crop: how many of the records layers are judged by, and the side their pictures are cut to.
         rounds: how often the graph may be written anew to reach its target.
+        group: neighbouring layers that are judged together first, see `layer_noises`.
     """
 
     def __init__(
@@ -109,10 +111,11 @@ class Int8Converter:
         probes: int = PROBES,
         crop: int = CROP_LATENTS,
         rounds: int = ROUNDS,
+        group: int = 1,
     ):
         self._graph, self._options, self._version = graph, options, version
         self._records, self._seen, self._format = records, seen, FORMATS[options.target]
-        self._probes, self._crop, self._rounds = probes, crop, rounds
+        self._probes, self._crop, self._rounds, self._group = probes, crop, rounds, group
         self._judged = records.spread(JUDGED)
         self._reference = self._judged.references()
 
@@ -152,7 +155,8 @@ class Int8Converter:
 
     def _judge(self, ranges: TensorsData) -> Sequence[LayerNoise]:
         probes = self._records.spread(self._probes)
-        return layer_noises(self._graph, self._seen, ranges, probes, self._format, self._crop)
+        how = self._format, self._crop, self._group
+        return layer_noises(self._graph, self._seen, ranges, probes, *how)
 
     def _write(self, ranges: TensorsData, names: Sequence[str], out: Path) -> float:
         out = out.absolute()

@@ -23,6 +23,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import add_infer_metadata
 
 from .graphs import LAYER_OPS, layers
+from .weightrounding import fold_weight_rounding, scale_overrides
 
 Target = Literal["any", "x86-64", "arm64"]
 
@@ -75,10 +76,14 @@ def quantize_layers(
             # results of MatMul and Gemm leave as float: the kernel offers it, and 8 bits would only add noise
             "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],
             "DefaultTensorType": TensorProto.FLOAT,
+            "TensorQuantOverrides": scale_overrides(model, wanted, number_format.seven_bit_weights),
+            "AddQDQPairToWeight": True,
         },
     )
     with contextlib.redirect_stdout(io.StringIO()):
         quantizer.quantize_model()
+        fold_weight_rounding(quantizer.model.model)
+        quantizer.model.clean_initializers()
         quantizer.model.topological_sort()
     quantized: ModelProto = quantizer.model.model
     floats_to_float_readers(quantized, set(wanted))

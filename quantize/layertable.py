@@ -33,7 +33,8 @@ _SLICED = re.compile(r"_(\d+)_(\d+)$")  # as the rule `sliced-linear` names its 
 def write_layer_table(graph: Path) -> Path | None:
     """Write `layers.json` beside a graph that `save_graph` wrote; None when no layer can be named."""
     model = load_graph(graph, weights=False)
-    table = [entry for node in model.graph.node if (entry := _entry(node, _Tensors(model, graph.parent)))]
+    tensors = _Tensors(model, graph.parent)
+    table = [entry for node in model.graph.node if (entry := _entry(node, tensors))]
     if not table:
         return None
     _drop_shared_biases(table)

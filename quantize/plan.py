@@ -20,6 +20,7 @@ RECORDING, JUDGING, DRAWING = 0.22, 0.13, 0.25  # shares of the budget
 FEWEST_STEPS = 4
 LARGE_CROP, SMALL_CROP = 32, 16
 MOST_PROBES = 6
+JUDGED_TOGETHER = 8  # layers of a large graph
 TIMED_WHOLE_S, TIMED_STEPS = 30.0, 2
 
 
@@ -34,6 +35,7 @@ class Plan:
         crop: side their latents are cut to.
         timed_steps: steps of the picture by which the pack's cost is told; all, or the rest is extrapolated.
         rounds: how often a graph may be written anew to reach its target.
+        group: neighbouring layers that are judged together first.
     """
 
     recording_pictures: int
@@ -44,6 +46,7 @@ class Plan:
     crop: int
     timed_steps: int
     rounds: int = 3
+    group: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,11 @@ def make_plan(
         if probes >= 2:
             break
     whole_s = costs.picture_s(recipe.steps, passes)
-    timed = recipe.steps if whole_s <= TIMED_WHOLE_S else min(recipe.steps, TIMED_STEPS)
-    rounds = Plan.rounds if whole_s <= TIMED_WHOLE_S else 1
-    return Plan(*recorded, *drawn, max(1, min(MOST_PROBES, int(probes))), crop, timed, rounds)
+    judged = max(1, min(MOST_PROBES, int(probes)))
+    if whole_s <= TIMED_WHOLE_S:
+        return Plan(*recorded, *drawn, judged, crop, timed_steps=recipe.steps)
+    timed = min(recipe.steps, TIMED_STEPS)
+    return Plan(*recorded, *drawn, judged, crop, timed, rounds=1, group=JUDGED_TOGETHER)
 
 
 def _times(costs: Costs, factor: float) -> Costs:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +75,19 @@ def test_json_is_one_object_a_line(clock: Clock):
     assert (rows[-1]["fraction"], rows[-1]["stage_s"], rows[-1]["remaining_s"]) == (1, 3, 0)
 
 
+def test_json_tells_the_cpu_seconds_of_a_stage_its_children_included(clock: Clock):
+    stream = io.StringIO()
+    progress = Progress("json", stream, clock)
+    work = "import time\nwhile time.process_time() < 0.3: pass"
+    for name, code in (("idle", "pass"), ("busy", work)):
+        progress.begin(name)
+        subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+        progress.finish()
+    rows = [json.loads(line) for line in stream.getvalue().splitlines()]
+    spent = {row["stage"]: row["stage_cpu_s"] for row in rows if row["state"] == "done"}
+    assert spent["idle"] < 0.3 <= spent["busy"] < 2
+
+
 def test_lines_tell_each_stage_once_and_what_was_taken_over(clock: Clock):
     stream = io.StringIO()
     progress = Progress("lines", stream, clock)
@@ -129,7 +144,7 @@ def test_a_full_size_model_gets_fewer_pictures_and_steps():
     assert 4 <= plan.recording_steps < 20
     assert 4 <= plan.drawing_steps < 20
     assert (plan.crop, plan.probes) == (16, 1)
-    assert plan.timed_steps == 2
+    assert (plan.timed_steps, plan.rounds, plan.group) == (2, 1, 8)
 
 
 def test_more_budget_buys_more_until_all_is_done_that_was_asked_for():
@@ -147,4 +162,4 @@ def test_a_small_model_is_not_bounded():
     plan = make_plan({"unet": 70_000_000, "vae_decoder": 8_000_000}, pocket, 137, 24, 50, budget_s=480)
     assert (plan.recording_pictures, plan.recording_steps) == (24, 8)
     assert (plan.drawing_pictures, plan.drawing_steps) == (50, 8)
-    assert (plan.crop, plan.probes, plan.timed_steps) == (32, 6, 8)
+    assert (plan.crop, plan.probes, plan.timed_steps, plan.rounds, plan.group) == (32, 6, 8, 3, 1)
