@@ -96,11 +96,13 @@ class BrokerLimits:
     @property
     def current(self) -> Limits:
         said, taught = self._said, self._taught
+        sizes = [limits.max_packet_bytes for limits in (said, taught) if limits.max_packet_bytes]
         return replace(
             said,
             max_qos=min(said.max_qos, taught.max_qos),
             retains=said.retains and taught.retains,
             shares=said.shares and taught.shares,
+            max_packet_bytes=min(sizes, default=None),
         )
 
     def hear(self, connack: Any) -> Limits:
@@ -118,6 +120,10 @@ class BrokerLimits:
         open_to_speech = {key: getattr(UNLIMITED, key) for key in said}
         self._taught = replace(self._taught, **open_to_speech)
         return self.current
+
+    def learn_size(self, max_packet_bytes: int) -> None:
+        """It hung up on something larger."""
+        self._taught = replace(self._taught, max_packet_bytes=max_packet_bytes)
 
     def learn(self, reason_code: int) -> bool:
         """Draw a lesson from why it refused or hung up; False when there is none, or none that is new."""
