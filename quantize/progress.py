@@ -140,7 +140,7 @@ class Progress:
 
 
 def cpu_s() -> float:
-    """CPU seconds of this process and of those it started that have ended: what a busy PC does not stretch."""
+    """CPU seconds of this process and of those it started that ended: what a busy PC does not stretch."""
     return sum(os.times()[:4])
 
 
