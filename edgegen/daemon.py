@@ -232,7 +232,14 @@ def front_end_builders(
     def buttons() -> FrontEnd:
         from .frontends.buttons import ButtonFrontend
 
-        return ButtonFrontend(settings.buttons, service, run_dir=run_dir(settings.node), presses=presses)
+        return ButtonFrontend(
+            settings.buttons,
+            service,
+            run_dir=run_dir(settings.node),
+            presses=presses,
+            limits=settings.limits,
+            read_stored=WorkflowFolder(workflow_dir(settings)).read,
+        )
 
     wanted = {"mqtt": (settings.mqtt.enabled, mqtt), "buttons": (bool(settings.buttons), buttons)}
     return {name: build for name, (is_on, build) in wanted.items() if is_on}

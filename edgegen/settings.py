@@ -7,9 +7,10 @@ descriptions are what `edgegen config explain` prints.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 SAMPLERS = (
     "euler",
@@ -285,12 +286,36 @@ class MqttSettings(Section):
 
 class ButtonSettings(Section):
     pin: GpioPin = Field(description="BCM number of the pin; the button connects it to ground.")
-    prompts: tuple[str, ...] = Field(min_length=1, description="A press takes the next of these prompts.")
+    workflow: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$",
+        description="Stored workflow (of workflow.folder) that a press runs; the prompt is its %prompt%.",
+    )
+    values: dict[str, str | int | float] = Field(
+        {}, max_length=100, description="What fills in the workflow's other %placeholders%."
+    )
+    prompts: tuple[str, ...] = Field(
+        (), description="A press takes one of these prompts; may be empty where a workflow asks for none."
+    )
     order: Literal["random", "next"] = Field("random", description="How a press picks from the prompts.")
     led: GpioPin | None = Field(None, description="BCM number of this button's LED: on while its job works.")
     bounce_s: float = Field(0.05, ge=0, le=1, description="Seconds in which a second edge is the same press.")
     steps: int | None = Field(None, ge=1, description="Denoising steps; empty: the pack's default.")
     pack: str | None = Field(None, description="Pack for this button's jobs; empty: engine.pack.")
+
+    @field_validator("values")
+    @classmethod
+    def _fill_in_something(cls, values: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if values and info.data.get("workflow") is None:
+            raise ValueError("they fill in a workflow's placeholders, and this button has none")
+        return values
+
+    @field_validator("prompts")
+    @classmethod
+    def _say_what_to_draw(cls, prompts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not prompts and info.data.get("workflow") is None:
+            raise PydanticCustomError("missing", "a button needs prompts, or a workflow")
+        return prompts
 
 
 class StyleSettings(Section):

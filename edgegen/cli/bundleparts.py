@@ -28,7 +28,7 @@ UNITS = ("edgegen-front.service", "edgegen-engine.service", "edgegen-display.ser
 JOURNAL_LINES = 2000
 FAILURES = 50
 COMMAND_TIMEOUT_S = 20
-PROMPT_KEYS = {("buttons", "prompts"), ("prompts", "block"), ("prompts", "allow")}
+PROMPT_KEYS = {("buttons", "prompts"), ("buttons", "values"), ("prompts", "block"), ("prompts", "allow")}
 CREDENTIAL_PLACES = ("/etc/credstore/edgegen*", "/run/credentials/edgegen-front.service/*")
 MAX_SECRET_BYTES = 65_536
 PROC_FILES = ("meminfo", "loadavg", "uptime", "mounts", "pressure/memory", "pressure/io", "self/cgroup")
@@ -81,7 +81,7 @@ def secret_files(settings: Settings, environ: Mapping[str, str]) -> Iterator[Pat
 
 def known_prompts(settings: Settings) -> set[str]:
     """The words of every job that is still known, and of the buttons."""
-    words = {prompt for button in settings.buttons for prompt in button.prompts}
+    words = {str(word) for button in settings.buttons for word in (*button.prompts, *button.values.values())}
     for job in stored_jobs(settings):
         words |= {job.request.prompt, job.request.negative_prompt or ""}
     return {word for word in words if len(word) > 2}

@@ -123,14 +123,14 @@ def get(app: App, key: str, as_json: bool, origin: bool) -> None:
 @config.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: ok, files, and the problems.")
-@click.option("--no-files", is_flag=True, help="Look at no certificate: the file is for another machine.")
+@click.option("--no-files", is_flag=True, help="Look at no other file: it is for another machine.")
 @pass_app
 def validate(app: App, file: Path | None, as_json: bool, no_files: bool) -> None:
     """Check FILE (default: the file in use), conf.d/*.toml beside it and the environment.
 
     Every problem is told at once with its file, line, key, value and what is allowed, also those that a
-    later file hides; so is what is wrong with the certificates and the key that mqtt.tls needs. Exit code 78
-    when there is one.
+    later file hides; so is what is wrong with the certificates and the key that mqtt.tls needs, and with the
+    stored workflows that buttons name. Exit code 78 when there is one.
 
     \b
     Examples:
@@ -141,7 +141,9 @@ def validate(app: App, file: Path | None, as_json: bool, no_files: bool) -> None
     from edgegen.config.files import check_config
 
     path = file or app.config_file
-    problems = check_config(path) or ([] if no_files else certificate_problems(path))
+    problems: list[Problem] = check_config(path)
+    if not problems and not no_files:
+        problems = [*certificate_problems(path), *workflow_problems(path)]
     if as_json:
         say_json({"ok": not problems, "problems": [problem_json(p) for p in problems]})
         raise click.exceptions.Exit(ConfigError.exit_code if problems else 0)
@@ -167,6 +169,23 @@ def certificate_problems(path: Path | None) -> list[Problem]:
     origins = [effective.origin(*problem.field.split(".")) for problem in found]
     pairs = zip(found, origins, strict=True)
     return [ConfigProblem(p.field, p.value, p.message, origin) for p, origin in pairs]
+
+
+def workflow_problems(path: Path | None) -> list[Problem]:
+    """What is wrong with the stored workflows that buttons name, where the key that names each stands."""
+    from edgegen.config.files import load_effective, workflow_dir
+    from edgegen.config.problem import ConfigProblem
+    from edgegen.jobs.buttonjobs import button_problems
+    from edgegen.jobs.workflowjob import WorkflowFolder
+
+    effective = load_effective(path)
+    stored = WorkflowFolder(workflow_dir(effective.settings))
+    found: list[Problem] = []
+    for key, problem in button_problems(effective.settings, stored.read):
+        section, index, name = key.split(".")
+        origin = effective.origin(section, int(index), name)
+        found.append(ConfigProblem(key, problem.value, str(problem), origin))
+    return found
 
 
 def problem_json(problem: Problem) -> dict[str, Any]:

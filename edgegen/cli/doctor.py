@@ -145,6 +145,7 @@ def service_checks(settings: Settings) -> Iterator[Check]:
     yield from services.check_certificates(settings.mqtt, time.time())
     yield services.check_broker(settings.mqtt)
     yield services.check_pins(settings.buttons, runs)
+    yield from services.check_button_workflows(settings)
 
 
 def display_checks(settings: Settings, roots: Roots) -> Iterator[Check]:

@@ -39,6 +39,8 @@ EXAMPLES = {  # for keys that are empty unless set, or must be given
     "buttons.led": 27,
     "buttons.steps": 8,
     "buttons.pack": "pocket",
+    "buttons.workflow": "portrait",
+    "buttons.values": {"style": "ink"},
 }
 
 
@@ -71,7 +73,7 @@ class Entry:
     def default_text(self) -> str:
         if self.required:
             return "must be given"
-        return "empty" if self.default in (None, "", ()) else toml_value(self.default)
+        return "empty" if self.default in (None, "", (), {}) else toml_value(self.default)
 
 
 def entries() -> list[Entry]:
@@ -134,6 +136,8 @@ def kind_of(annotation: Any) -> str:
         return f"list of {PLURALS.get(get_args(annotation)[0], 'values')}"
     if get_origin(annotation) is Literal:
         return "choice"
+    if get_origin(annotation) is dict:
+        return "table of texts and numbers"
     return NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 

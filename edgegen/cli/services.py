@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -205,6 +205,26 @@ def check_pins(buttons: Sequence[ButtonSettings], daemon_runs: bool) -> Check:
         advice = "does another program hold the pin? is the user in group gpio?"
         return Check("pins", "bad", f"{said}: {str(err) or type(err).__name__}", advice)
     return Check("pins", "ok", f"{said}: free")
+
+
+def check_button_workflows(settings: Settings) -> Iterator[Check]:
+    """Whether the workflows that buttons name are stored and can be filled in; nothing without one."""
+    from edgegen.config.files import workflow_dir
+    from edgegen.jobs.buttonjobs import button_problems
+    from edgegen.jobs.workflowjob import WorkflowFolder
+
+    named = [button.workflow for button in settings.buttons if button.workflow]
+    if not named:
+        return
+    folder = workflow_dir(settings)
+    problems = [
+        f"{key}: {problem}" for key, problem in button_problems(settings, WorkflowFolder(folder).read)
+    ]
+    if problems:
+        more = f" (and {len(problems) - 1} more: edgegen config validate)" if len(problems) > 1 else ""
+        yield Check("workflows", "bad", problems[0] + more, f"stored workflows are files of {folder}")
+    else:
+        yield Check("workflows", "ok", f"of buttons: {', '.join(named)}")
 
 
 def try_pins(pins: Sequence[int]) -> None:

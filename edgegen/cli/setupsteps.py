@@ -138,7 +138,9 @@ def buttons_step(draft: Draft, secret: Secret) -> None:  # noqa: ARG001
         buttons = draft.settings.buttons
         for number, button in enumerate(buttons, 1):
             led = f", LED on GPIO{button.led}" if button.led is not None else ""
-            say(f"  {number}  GPIO{button.pin}{led}: {', '.join(button.prompts)}")
+            does = ", ".join(button.prompts) or "no prompts"
+            runs = f" (workflow {button.workflow})" if button.workflow else ""
+            say(f"  {number}  GPIO{button.pin}{led}: {does}{runs}")
         choices = {"a": "add a button", "n": "go on"} | ({"r": "remove one"} if buttons else {})
         done = {"a": add_button, "r": remove_button}.get(ask_choice("Buttons", choices, "n"))
         if done is None:

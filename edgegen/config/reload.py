@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 FRONT_ENDS = {  # by name: the sections it is made of
     "mqtt": ("mqtt", "limits", "workflow", "buttons", "styles"),
-    "buttons": ("buttons",),
+    "buttons": ("buttons", "limits", "workflow"),
 }
 ENGINE_SECTIONS = ("engine", "limits", "gallery", "mqtt", "guards", "workflow")  # what a new engine is told
 ENGINE_KEYS = ("display.output", "display.previews")  # and of other sections

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..diffusion.conditions import size_ids
+from ..diffusion.resample import resample
 from .conditioning import Area, Conditioning, Encoding
 
 FADE = 8  # latents
@@ -22,7 +23,10 @@ Look = Callable[[np.ndarray, Encoding], np.ndarray]
 
 def has_areas(conditioning: Conditioning) -> bool:
     """Whether plain averaging would not do."""
-    return any(encoding.area is not None or encoding.strength != 1 for encoding in conditioning)
+    return any(
+        encoding.area is not None or encoding.mask is not None or encoding.strength != 1
+        for encoding in conditioning
+    )
 
 
 def blended(look: Look, latents: np.ndarray, conditioning: Conditioning, downscale: int) -> np.ndarray:
@@ -38,8 +42,11 @@ def blended(look: Look, latents: np.ndarray, conditioning: Conditioning, downsca
     total, weights = np.zeros_like(latents), np.full((height, width), UNSEEN, np.float32)
     for encoding in conditioning:
         rows, columns = area_slices(encoding.area, (height, width), downscale)
-        weight = fading_weight(rows, height)[:, None] * fading_weight(columns, width)
-        weight *= np.float32(encoding.strength)
+        if encoding.mask is None:
+            weight = fading_weight(rows, height)[:, None] * fading_weight(columns, width)
+        else:  # as there: what has a mask does not fade besides
+            weight = resample(encoding.mask[None], width, height, "bilinear")[0, 0, rows, columns]
+        weight = weight * np.float32(encoding.strength)
         told = replace(encoding, time_ids=sizes) if encoding.time_ids is None else encoding
         part = np.ascontiguousarray(latents[:, :, rows, columns])
         total[:, :, rows, columns] += look(part, told) * weight

@@ -30,6 +30,22 @@ class Area:
 
 
 @dataclass(frozen=True)
+class AreaShare:
+    """The same in shares of the picture, 0 to 1."""
+
+    width: float
+    height: float
+    x: float
+    y: float
+
+    def of(self, width: int, height: int, downscale: int) -> Area:
+        """The rectangle in a picture of so many latents, at whole latents."""
+        sides = max(1, round(self.width * width)), max(1, round(self.height * height))
+        corner = round(self.x * width), round(self.y * height)
+        return Area(*(value * downscale for value in (*sides, *corner)))
+
+
+@dataclass(frozen=True)
 class Encoding:
     """One text as the denoiser reads it.
 
@@ -38,7 +54,9 @@ class Encoding:
         pooled: (1, width) float32, the whole text in one row; None for families that do without.
         time_ids: (1, 6) float32, sizes as `diffusion.conditions.size_ids` has them; None: the picture's own.
         guidance: (1, dim) float32, the embedded guidance of a distilled model; None for all others.
-        area: what it speaks of; None: the whole picture. strength: how much it counts among others.
+        area: what it speaks of; None: the whole picture. share: the same, before the picture's size is known.
+        strength: how much it counts among others.
+        mask: (1, h, w) float32 of any size, what the strength is multiplied with at each place; None: 1.
         controls: ControlNets that lead it; controls_both: and the other side of guidance, if that has none.
         image: a picture told with it; None: none.
     """
@@ -48,7 +66,9 @@ class Encoding:
     time_ids: np.ndarray | None = None
     guidance: np.ndarray | None = None
     area: Area | None = None
+    share: AreaShare | None = None
     strength: float = 1.0
+    mask: np.ndarray | None = None
     controls: tuple[Control, ...] = ()
     controls_both: bool = False
     image: ImageTokens | None = None
@@ -71,6 +91,14 @@ class Encoding:
 
 Conditioning = Sequence[Encoding]
 """The denoiser's answers to several encodings are averaged."""
+
+
+def placed(conditioning: Conditioning, width: int, height: int, downscale: int) -> Conditioning:
+    """Shares of the picture as rectangles of one of so many latents."""
+    return [
+        replace(one, area=one.share.of(width, height, downscale), share=None) if one.share else one
+        for one in conditioning
+    ]
 
 
 def controlled_like(conditioning: Conditioning, other: Conditioning) -> Conditioning:

@@ -14,6 +14,7 @@ import numpy as np
 from ..component import Component
 from ..diffusion.resample import crop_to_shape, resample
 from ..errors import EngineError
+from .graphtimes import Pace
 from .memory import MemoryMode
 from .providers import ProviderChoice
 from .session import SessionCache
@@ -29,6 +30,7 @@ class ControlNet:
 
     def __init__(self, component: Component, provider: ProviderChoice, threads: int = 0):
         self.component = component
+        self._provider_name = provider.name
         self._sessions = SessionCache(component, provider, threads)
 
     def use(self, memory: MemoryMode) -> None:
@@ -54,6 +56,10 @@ class ControlNet:
             raise EngineError(f"ControlNet {self.component.name} wants {wants}: it is of another family")
         found = session.run({name: known[name] for name in session.inputs})
         return {name: value.astype(np.float32, copy=False) for name, value in found.items()}
+
+    def pace(self) -> Pace:
+        """How long the graph took so far."""
+        return self._sessions.times.pace(self.component.name, self._provider_name)
 
     def close(self) -> None:
         """Free the graph; safe to call twice."""

@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from ..diffusion.schedulers import SCHEDULERS
-from ..errors import BadRequest, OutOfMemory
+from ..errors import OutOfMemory
 from ..pack import Pack
 from ..workflow import CheckedNode, CheckedWorkflow, Link
-from ..workflow.declare import IMAGE, LATENT
 from .componentcost import ROLES as COMPONENT_ROLES
-from .componentcost import component_runs, looks, measure_component, with_components
+from .componentcost import component_runs, looks, lora_mb, measure_component, with_components
 from .conditioning import Encoding
+from .control import CONTROLLED, Control
+from .control import ROLE as CONTROLNET
 from .graphtimes import Pace, pace_key
 from .imageprompt import LOOKING, silent_tokens
+from .looks import (
+    CONDITIONINGS,
+    SIDES,
+    asked_timesteps,
+    both_sides,
+    counted,
+    looks_of,
+    plain_values,
+    told_by,
+)
+from .lora.merge import LoraUse
 from .memorychoice import PROCESS_MB, memory_needs
-from .nodes import LOADERS, NODES, SPECS
-from .nodes.images import picture_size
+from .nodes import LOADERS
+from .picturesizes import Size, size_of
 from .stages import Stages
 from .workbench import Workbench
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
-CONDITIONINGS = ("conditioning_1", "conditioning_2", "conditioning", "conditioning_to")
 IN_TILES = ("VAEDecodeTiled",)
-Size = tuple[int, int, int]  # width and height in pixels, pictures
+OF_AREAS = ("ConditioningSetArea", "ConditioningSetAreaPercentage")
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ def graph_runs(bench: Workbench, checked: CheckedWorkflow) -> Counter[GraphRuns]
     sizes: dict[str, Size | None] = {}
     found: Counter[GraphRuns] = Counter()
     for node in checked.nodes.values():
-        sizes[node.id] = _size_of(bench, node, sizes)
+        sizes[node.id] = size_of(bench, checked, node, sizes)
         for runs, times in _runs_of(bench, checked, node, sizes):
             if runs is None:
                 return None
@@ -84,8 +93,10 @@ def estimate_seconds(runs: Mapping[GraphRuns, int] | None, provider: str, pace: 
 def measure(bench: Workbench, runs: Mapping[GraphRuns, int]) -> Pace:
     """Run every graph twice with nothing in it, for how long it takes; loads the packs."""
     for run in runs:
+        if run.role == CONTROLNET:
+            continue  # with the denoiser that it leads
         if run.role in COMPONENT_ROLES:
-            measure_component(bench, run.pack, run.role)
+            measure_component(bench, run.pack, run.role, run.size)
             continue
         stages = bench.stages(bench.pack_for(run.pack))
         channels = stages.pack.manifest.latent_channels
@@ -99,10 +110,23 @@ def measure(bench: Workbench, runs: Mapping[GraphRuns, int]) -> Pace:
             else:
                 latents = np.zeros((1, channels, int(height), int(width)), np.float32)
                 if run.role.startswith("unet"):
-                    stages.unet(latents, 1.0, _words(stages, looks=run.role.endswith(LOOKING)))
+                    words = _words(stages, looks=run.role.endswith(LOOKING))
+                    nets = _nets(bench, runs, run.size) if run.role.startswith(CONTROLLED) else ()
+                    stages.unet(latents, 1.0, replace(words, controls=nets))
                 else:
                     stages.decode(latents)
     return bench.pace()
+
+
+def _nets(bench: Workbench, runs: Iterable[GraphRuns], size: str) -> tuple[Control, ...]:
+    """The ControlNets that work at that size, with nothing to be led by."""
+    hint = np.zeros((1, 3, 8, 8), np.float32)
+    nets = (
+        bench.controlnet(bench.component_for("controlnet", run.pack))
+        for run in runs
+        if run.role == CONTROLNET and run.size == size
+    )
+    return tuple(Control(net, hint) for net in nets)
 
 
 def _words(stages: Stages, looks: bool) -> Encoding:
@@ -112,9 +136,15 @@ def _words(stages: Stages, looks: bool) -> Encoding:
 
 
 def peak_memory(
-    bench: Workbench, packs: Mapping[str, Pack], runs: Mapping[GraphRuns, int] | None
+    bench: Workbench,
+    packs: Mapping[str, Pack],
+    runs: Mapping[GraphRuns, int] | None,
+    loras: Mapping[str, Iterable[LoraUse]] | None = None,
 ) -> tuple[int | None, str]:
     """MB of the whole process, and in which memory mode; (None, why) when it does not fit.
+
+    Args:
+        loras: what is merged, by the pack's name; see `loras_of`.
 
     All packs of a workflow stay loaded at once. Of an unknown size the packs' own is taken.
     """
@@ -132,7 +162,20 @@ def peak_memory(
         names.add(mode)
     parts = {(run.role, run.pack) for run in runs or () if run.role in COMPONENT_ROLES}
     components = [bench.component_for(role, name) for role, name in parts]  # type: ignore[arg-type]
+    total += lora_mb(bench, loras or {}, names)
     return with_components(total, components, names) or None, " and ".join(sorted(modes))
+
+
+def loras_of(bench: Workbench, checked: CheckedWorkflow) -> dict[str, list[LoraUse]]:
+    """What is merged into each pack's weights, on whichever way through the graph."""
+    found: dict[str, list[LoraUse]] = {}
+    for node in checked.nodes.values():
+        if "lora_name" in node.inputs and (pack := _pack(bench, checked, node, "model")):
+            values = plain_values(node)
+            strengths = values.get("strength_model", 1.0), values.get("strength_clip", 0.0)
+            use = LoraUse(bench.lora_file(values["lora_name"]), *strengths)
+            found.setdefault(pack.name, []).append(use)
+    return found
 
 
 def _largest(pack: Pack, runs: Mapping[GraphRuns, int] | None) -> tuple[int, int] | None:
@@ -164,26 +207,6 @@ def _pixels(size: str) -> int:
     return int(height) * int(width)
 
 
-def _size_of(bench: Workbench, node: CheckedNode, sizes: Mapping[str, Size | None]) -> Size | None:
-    """What a node hands on, in pixels; a node without inputs of a size has none."""
-    values = node.inputs
-    if not {IMAGE, LATENT} & set(SPECS[node.class_type].outputs):
-        return None  # words may speak of sizes, too
-    linked = [sizes.get(value.node) for value in values.values() if isinstance(value, Link)]
-    first = next((size for size in linked if size), None)
-    if isinstance(name := values.get("image"), str):
-        try:
-            return (*picture_size(bench, name), 1)
-        except BadRequest:
-            return None
-    width, height, factor = values.get("width"), values.get("height"), values.get("scale_by", 1.0)
-    if isinstance(width, int) and isinstance(height, int) and width and height:
-        return width, height, first[2] if first else int(values.get("batch_size", 1))
-    if first is None or isinstance(width, int) or isinstance(height, int) or isinstance(factor, Link):
-        return first if width == height == 0 else None
-    return round(first[0] * factor), round(first[1] * factor), first[2]
-
-
 def _runs_of(
     bench: Workbench, checked: CheckedWorkflow, node: CheckedNode, sizes: Mapping[str, Size | None]
 ) -> Iterator[tuple[GraphRuns | None, int]]:
@@ -208,48 +231,39 @@ def _runs_of(
         width, height = size[0] // side, size[1] // side
         if role == "vae_encoder":  # what is over a multiple is cut off
             width, height = width * side, height * side
-        times = _looks(checked, node, pack) if role == "unet" else 1
-        if role == "unet" and looks(checked, node):
-            role += LOOKING
-        yield GraphRuns(pack.name, role, f"{height}x{width}"), times * size[2]
+        shown = f"{height}x{width}"
+        if role == "unet":
+            yield from _denoiser_runs(bench, checked, node, pack, shown, size[2])
+        else:
+            yield GraphRuns(pack.name, role, shown), size[2]
 
 
-def _looks(checked: CheckedWorkflow, node: CheckedNode, pack: Pack) -> int:
-    """How often a sampler asks the denoiser about one picture."""
-    values = _plain_values(node)
-    for name in ("sampler", "sigmas"):  # nodes of their own, of a sampler taken apart
-        if isinstance(link := node.inputs.get(name), Link):
-            values |= _plain_values(checked.nodes[link.node])
-    steps = NODES[node.class_type].planned_steps(values)
-    if values.get("denoise", 1.0) <= 0 or steps == 0:
-        return 0
-    looks = SCHEDULERS[values["sampler_name"]].looks(steps)
-    positive = _conditionings(checked, node.inputs.get("positive"))
-    negative = _conditionings(checked, node.inputs.get("negative"))
-    one_pass = values.get("cfg") == 1 or pack.manifest.guidance_embedding_dim
-    return looks * (positive + (0 if one_pass else negative))
-
-
-def _plain_values(node: CheckedNode) -> dict[str, Any]:
-    return {name: value for name, value in node.inputs.items() if not isinstance(value, Link)}
+def _denoiser_runs(
+    bench: Workbench, checked: CheckedWorkflow, node: CheckedNode, pack: Pack, size: str, pictures: int
+) -> Iterator[tuple[GraphRuns | None, int]]:
+    """The denoiser's graphs and those of the ControlNets that lead it, of one sampler."""
+    manifest = pack.manifest
+    asked = asked_timesteps(bench, checked, node, manifest)
+    if asked is None:
+        yield None, 0
+        return
+    is_one_pass = node.inputs.get("cfg") == 1 or manifest.guidance_embedding_dim
+    positive, negative = (told_by(bench, checked, node.inputs.get(side)) for side in SIDES)
+    told = positive if is_one_pass else both_sides(positive, negative)
+    led, nets = counted(looks_of(asked, told, manifest.num_train_timesteps))
+    suffix = LOOKING if looks(checked, node) else ""
+    for is_led, times in led.items():
+        role = (CONTROLLED if is_led else "unet") + suffix
+        yield GraphRuns(pack.name, role, size), times * pictures
+    for net, times in nets.items():
+        yield GraphRuns(net, CONTROLNET, size), times * pictures
 
 
 def _speaks_of_areas(checked: CheckedWorkflow, node: CheckedNode) -> bool:
     """Whether some of a sampler's words are for a part of the picture, looked at in a size of its own."""
-    links = [node.inputs.get(name) for name in (*CONDITIONINGS, "positive", "negative")]
+    links = [node.inputs.get(name) for name in (*CONDITIONINGS, *SIDES)]
     sources = [checked.nodes[link.node] for link in links if isinstance(link, Link)]
-    return any(
-        source.class_type == "ConditioningSetArea" or _speaks_of_areas(checked, source) for source in sources
-    )
-
-
-def _conditionings(checked: CheckedWorkflow, value: Any) -> int:
-    """How many encodings a sampler gets: combining adds them up, all else keeps their number."""
-    if not isinstance(value, Link):
-        return 0
-    node = checked.nodes[value.node]
-    inputs = (node.inputs[name] for name in CONDITIONINGS if name in node.inputs)
-    return sum(_conditionings(checked, value) for value in inputs) or 1
+    return any(source.class_type in OF_AREAS or _speaks_of_areas(checked, source) for source in sources)
 
 
 def _pack(bench: Workbench, checked: CheckedWorkflow, node: CheckedNode, name: str) -> Pack | None:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..diffusion.sampler import SamplerState
-from ..errors import BadRequest, OutOfMemory
+from ..errors import BadRequest, OutOfMemory, Problem
 from ..pack import Manifest
 from ..workflow import BadWorkflow, CheckedNode, CheckedWorkflow, Link, NodeProblem
-from .nodes import NODES, Shown
+from ..workflow.declare import PLAIN, Input, Unfit
+from .nodes import NODES, SPECS, Shown
 from .stages import Stages
 from .workbench import Workbench
 
@@ -92,7 +93,8 @@ class Executor:
         for index, node in enumerate(todo, start=1):
             begun = NodeProgress(node.id, node.class_type, index, len(todo), key=keys[node.id])
             yield tally.told(begun)
-            outputs = yield from self._work(node, _filled(node, live), begun, tally, states.get(node.id))
+            inputs = self._fitted(node, _filled(node, live))
+            outputs = yield from self._work(node, inputs, begun, tally, states.get(node.id))
             if node.id in workflow.outputs:
                 yield NodePictures(node.id, outputs[0])
             else:
@@ -104,6 +106,22 @@ class Executor:
     def close(self) -> None:
         """Forget all results; safe to call twice."""
         self._cache.clear()
+
+    def _fitted(self, node: CheckedNode, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Plain values that other nodes worked out, checked as written ones were. Raises BadWorkflow."""
+        declared = SPECS[node.class_type].inputs
+        told = [
+            name
+            for name, value in node.inputs.items()
+            if isinstance(value, Link) and declared[name].kind in PLAIN
+        ]
+        if not told:
+            return inputs
+        fitted = inputs | {name: _fit(node, name, declared[name], inputs[name]) for name in told}
+        plain = {name: value for name, value in fitted.items() if declared[name].kind in PLAIN}
+        for name, message in NODES[node.class_type].check(self._bench, plain):
+            raise _at_node(node, BadRequest([Problem(name, plain.get(name), message)]))
+        return fitted
 
     def _work(
         self,
@@ -200,6 +218,14 @@ def _filled(node: CheckedNode, live: Mapping[str, tuple[Any, ...]]) -> dict[str,
         name: live[value.node][value.slot] if isinstance(value, Link) else value
         for name, value in node.inputs.items()
     }
+
+
+def _fit(node: CheckedNode, name: str, declared: Input, value: Any) -> Any:
+    """Raises BadWorkflow: the input refuses the value."""
+    try:
+        return declared.fit(value)
+    except Unfit as err:
+        raise BadWorkflow([NodeProblem(err.kind, node.id, node.class_type, name, value, str(err))]) from err
 
 
 def _free(node: CheckedNode, waiting: Counter[str], live: dict[str, tuple[Any, ...]]) -> None:

@@ -6,15 +6,17 @@ Tiles are as large as ComfyUI's, and halved when one does not fit into memory, d
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Generator
 
 import numpy as np
 
 from ..component import Component
 from ..errors import OutOfMemory
+from .graphtimes import Pace
 from .providers import ProviderChoice
 from .session import SessionCache
-from .tiles import blended_tiles
+from .tiles import blended_tiles, spans
 
 TILE, SMALLEST_TILE, OVERLAP = 512, 128, 32  # pixels of the picture that is enlarged
 ROLE = "upscaler"
@@ -32,6 +34,7 @@ class Upscaler:
     def __init__(self, component: Component, provider: ProviderChoice, threads: int = 0):
         self.component = component
         self.tile = TILE
+        self._provider_name = provider.name
         self._sessions = SessionCache(component, provider, threads)
 
     @property
@@ -69,6 +72,17 @@ class Upscaler:
         shape = (len(tile), 3, *(side * self.scale for side in fitted.shape[2:]))
         found = self._sessions.get(ROLE).output({"image": fitted}, "upscaled", shape)
         return found[:, :, : height * self.scale, : width * self.scale]
+
+    def runs(self, width: int, height: int) -> Counter[str]:
+        """How often the graph runs for a picture of so many pixels, by `HEIGHTxWIDTH` of what it is given."""
+        step = self.component.manifest.multiple
+        tiles = (spans(side, self.tile, OVERLAP) for side in (height, width))
+        high, wide = ([stop - start + -(stop - start) % step for start, stop in axis] for axis in tiles)
+        return Counter(f"{y}x{x}" for y in high for x in wide)
+
+    def pace(self) -> Pace:
+        """How long the graph took so far."""
+        return self._sessions.times.pace(self.component.name, self._provider_name)
 
     def close(self) -> None:
         """Free the graph; safe to call twice."""

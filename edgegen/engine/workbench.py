@@ -130,9 +130,9 @@ class Workbench:
         return memory_for(pack.manifest, self._chosen(), self._memory, size)
 
     def pace(self) -> Pace:
-        """How long the graphs took of all packs that are loaded, and of what shows them pictures."""
-        told = [h for h in self._helpers.values() if isinstance(h, ClipVision | IpAdapter)]
-        return {key: s for part in (*self._stages.values(), *told) for key, s in part.pace().items()}
+        """How long the graphs took of all packs that are loaded, and of what helps them."""
+        parts = (*self._stages.values(), *self._helpers.values())
+        return {key: s for part in parts for key, s in part.pace().items()}
 
     def look_again(self) -> None:
         """Packs may have been installed, replaced or removed; graphs of those that changed are freed."""

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EdgegenError, PinsError
+from ..jobs.buttonjobs import button_request
 from ..jobs.events import JobEvent
-from ..jobs.job import JobRequest, JobState
+from ..jobs.job import JobState
 from ..jobs.presses import Press, Presses
 from ..jobs.service import JobService, new_job_id
-from ..settings import ButtonSettings
+from ..jobs.workflowjob import ReadStored, nothing_stored
+from ..settings import ButtonSettings, LimitSettings
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,7 @@ class LedMode(StrEnum):
 
 
 class PromptPicker:
-    """Which prompt a press takes: one at random, or the next in turn."""
+    """Which prompt a press takes: one at random, or the next in turn; None where there are none."""
 
     def __init__(self, prompts: tuple[str, ...], order: str, rng: random.Random):
         self._prompts = prompts
@@ -48,7 +50,9 @@ class PromptPicker:
         self._rng = rng
         self._next = 0
 
-    def pick(self) -> str:
+    def pick(self) -> str | None:
+        if not self._prompts:
+            return None
         if self._order == "random":
             return self._rng.choice(self._prompts)
         prompt = self._prompts[self._next % len(self._prompts)]
@@ -164,6 +168,7 @@ class ButtonFrontend:
     Args:
         pin_factory: gpiozero's, a MockFactory in tests; None opens the machine's own pins.
         run_dir: folder where lgpio may leave its pipe.
+        limits, read_stored: what a button's workflow is checked by, and where it is stored.
         presses: who else hears of presses and holds.
     """
 
@@ -175,7 +180,11 @@ class ButtonFrontend:
         rng: random.Random | None = None,
         run_dir: Path | None = None,
         presses: Presses | None = None,
+        limits: LimitSettings | None = None,
+        read_stored: ReadStored = nothing_stored,
     ):
+        self._limits = limits or LimitSettings()
+        self._read_stored = read_stored
         self._presses = presses or Presses()
         rng = rng or random.Random()
         self._settings = {button.pin: button for button in buttons}
@@ -274,14 +283,9 @@ class ButtonFrontend:
 
     def _submit(self, pin: int) -> None:
         settings = self._settings[pin]
-        request = JobRequest(
-            id=new_job_id(),
-            prompt=self._pickers[pin].pick(),
-            steps=settings.steps,
-            pack=settings.pack,
-            source=f"button:{pin}",
-        )
+        prompt = self._pickers[pin].pick()
         try:
+            request = button_request(settings, prompt, self._limits, new_job_id, self._read_stored)
             self._service.submit(request)
         except EdgegenError as err:
             log.warning("press of the button on GPIO%d refused: %s", pin, err)

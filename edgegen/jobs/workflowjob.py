@@ -23,6 +23,7 @@ from ..workflow import (
     placeholders_of,
 )
 from ..workflow.bounds import bound_problems
+from ..workflow.constants import fold_constants
 from ..workflow.declare import STRING
 from ..workflow.parse import MAX_BYTES, workflow_from
 from ..workflow.problems import whole
@@ -134,11 +135,12 @@ def workflow_text(graph: Workflow) -> str:
 
 
 def words_in(graph: Workflow) -> list[str]:
-    """Every text that may say what to draw, of unused nodes too; names of files to write are none."""
+    """Every text that may say what to draw, of unused nodes too, joined where nodes join them; names of files
+    to write are none."""
     specs = catalogue()
     return [
         node.inputs[name]
-        for node in graph.nodes.values()
+        for node in fold_constants(graph, specs).nodes.values()
         if (spec := specs.get(node.class_type)) and not spec.is_output
         for name, declared in spec.inputs.items()
         if declared.kind == STRING and isinstance(node.inputs.get(name), str)

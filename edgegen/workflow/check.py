@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+from .constants import fold_constants
 from .declare import EDITOR_LEFTOVERS, PLAIN, Input, NodeSpec, Unfit
 from .order import cycle_in, needed_by, run_order, sources
 from .parse import GraphNode, Link, Workflow
@@ -44,7 +45,7 @@ class CheckedWorkflow:
 def check_workflow(
     workflow: Workflow, specs: Mapping[str, NodeSpec], custom: CustomCheck | None = None
 ) -> CheckedWorkflow:
-    """Check all that the outputs need, and put it in order.
+    """Check all that the outputs need, and put it in order; what only says a value is worked out first.
 
     Args:
         specs: the supported classes by name.
@@ -53,6 +54,7 @@ def check_workflow(
         BadWorkflow: lists every problem.
     """
     outputs = [node.id for node in workflow.nodes.values() if _is_output(node, specs)]
+    written, workflow = workflow, fold_constants(workflow, specs)
     needed = needed_by(workflow.nodes, outputs or list(workflow.nodes))
     problems: list[NodeProblem] = []
     if not outputs:
@@ -68,8 +70,9 @@ def check_workflow(
     if problems:
         raise BadWorkflow(problems, _dependents(workflow, outputs))
     nodes = {node_id: checked[node_id][0] for node_id in order}
-    unused = [node_id for node_id in workflow.nodes if node_id not in needed]
-    return CheckedWorkflow(nodes, outputs, unused, workflow)
+    behind = needed_by(written.nodes, outputs)
+    unused = [node_id for node_id in written.nodes if node_id not in behind]
+    return CheckedWorkflow(nodes, outputs, unused, written)
 
 
 def _is_output(node: GraphNode, specs: Mapping[str, NodeSpec]) -> bool:

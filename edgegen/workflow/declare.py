@@ -15,8 +15,10 @@ INT, FLOAT, STRING, COMBO, BOOLEAN = "INT", "FLOAT", "STRING", "COMBO", "BOOLEAN
 PLAIN = (INT, FLOAT, STRING, COMBO, BOOLEAN)
 MAX_RESOLUTION = 16384
 MAX_TEXT_CHARS = 100_000
-# What ComfyUI's editor leaves in a workflow beside the inputs; it has no meaning for the picture.
-EDITOR_LEFTOVERS = frozenset({"upload", "control_after_generate", "choose file to upload"})
+# What ComfyUI's editor and its extensions leave beside the inputs; it has no meaning for the picture.
+EDITOR_LEFTOVERS = frozenset(
+    {"upload", "control_after_generate", "choose file to upload", "speak_and_recognation"}
+)
 
 
 class Unfit(ValueError):

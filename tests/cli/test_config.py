@@ -8,6 +8,7 @@ import pytest
 from edgegen.cli import reference
 from edgegen.config.files import load_settings
 from edgegen.settings import Settings
+from tests.support import text_to_image_graph
 
 
 def test_show_can_be_used_as_a_file(device):
@@ -203,3 +204,21 @@ def test_example_is_valid_as_printed(device):
     example = device.home / "example.toml"
     example.write_text(device.run("config", "example").stdout)
     assert device.run("config", "validate", str(example)).exit_code == 0
+
+
+def test_validate_looks_at_the_workflows_that_buttons_name(device):
+    device.write_config('[[buttons]]\npin = 4\nworkflow = "portrait"\nprompts = ["a fox"]\n')
+    result = device.run("config", "validate")
+    assert result.exit_code == 78
+    assert "buttons.0.workflow: " in result.stderr
+    assert 'no workflow "portrait" is stored here' in result.stderr
+    assert f"({device.config}:" in result.stderr
+    assert device.run("config", "validate", "--no-files").exit_code == 0
+    folder = device.home / "data" / "workflows"
+    folder.mkdir(parents=True)
+    nodes = text_to_image_graph(steps=2)
+    nodes["6"]["inputs"]["text"] = "%prompt%"
+    (folder / "portrait.json").write_text(json.dumps(nodes))
+    assert device.run("config", "validate").exit_code == 0
+    doctor = device.run("doctor", "--json").stdout
+    assert "of buttons: portrait" in doctor

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,19 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from edgegen.component import ComponentManifest
+from edgegen.engine.componentcost import with_components
 from edgegen.engine.control import Control
+from edgegen.engine.estimate import estimate_seconds, graph_runs, measure
 from edgegen.engine.executor import Executor, NodePictures
 from edgegen.engine.nodes import NODES, check_for
 from edgegen.engine.workbench import Workbench
 from edgegen.errors import BadRequest
-from edgegen.pack import GraphEntry, Pack, file_entry, write_manifest
+from edgegen.pack import FileEntry, GraphEntry, Pack, file_entry, write_manifest
 from edgegen.settings import LimitSettings
 from edgegen.workflow import BadWorkflow
 from edgegen.workflow.parse import workflow_from
 from quantize.control import add_control
+from tests.engine.test_estimate import real_runs
 
 TINY = Path(__file__).parent.parent / "packs" / "tiny"
 # channels of the tiny denoiser's skip connections and middle, and pixels for each of their values
@@ -47,7 +52,8 @@ def write_net(folder: Path, words_width: int) -> None:
         nodes.append(helper.make_node("Conv", [f"{name}_mean", f"{name}_mix"], [name]))
         outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4))
     hint = helper.make_tensor_value_info("controlnet_cond", TensorProto.FLOAT, ["b", 3, "h", "w"])
-    graph = helper.make_graph(nodes, "net", [hint], outputs, weights)
+    sample = helper.make_tensor_value_info("sample", TensorProto.FLOAT, ["b", 4, "y", "x"])  # as real ones
+    graph = helper.make_graph(nodes, "net", [sample, hint], outputs, weights)
     file = folder / "controlnet" / "model.onnx"
     file.parent.mkdir(parents=True)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), file)
@@ -214,3 +220,60 @@ def test_more_than_one_hint_is_refused(bench: Workbench) -> None:
         NODES["ControlNetApply"].run(
             bench, conditioning=[], control_net=net, image=np.zeros((2, 3, 8, 8), np.float32), strength=1.0
         )
+
+
+@pytest.mark.parametrize(
+    ("apply", "sampler"),
+    [
+        (once(), {}),
+        (advanced(start_percent=0.3, end_percent=0.7), {"steps": 5}),
+        (advanced(end_percent=0.5), {"sampler_name": "heun", "steps": 4}),
+        (once(), {"cfg": 1.0}),
+        (advanced(strength=0.0), {}),
+        (advanced(start_percent=0.5), {"denoise": 0.6, "steps": 4, "scheduler": "karras"}),
+    ],
+)
+def test_the_estimate_counts_what_the_run_does(bench, monkeypatch, apply: Any, sampler: Any) -> None:
+    data = graph(apply)
+    data["3"]["inputs"] |= sampler
+    checked = check_for(bench, workflow_from(data))
+    runs = graph_runs(bench, checked)
+    assert runs is not None
+    assert {run.pack for run in runs if run.role == "controlnet"} <= {"means"}
+    foretold = Counter({(run.role, run.size): times for run, times in runs.items()})
+    assert foretold == real_runs(bench, checked, monkeypatch)
+
+
+def test_two_nets_on_a_sampler_taken_apart_are_counted(bench, monkeypatch) -> None:
+    data = graph(advanced(positive=["13", 0], negative=["13", 1], start_percent=0.4))
+    data["13"] = advanced(end_percent=0.6)
+    kept = ("model", "cfg", "positive", "negative", "latent_image")
+    links = {name: data["3"]["inputs"][name] for name in kept}
+    data["14"] = node("KSamplerSelect", sampler_name="dpmpp_2m")
+    data["15"] = node("BasicScheduler", model=["4", 0], scheduler="karras", steps=6, denoise=1.0)
+    how = {"add_noise": True, "noise_seed": 7, "sampler": ["14", 0], "sigmas": ["15", 0]}
+    data["3"] = node("SamplerCustom", **links, **how)
+    checked = check_for(bench, workflow_from(data))
+    runs = graph_runs(bench, checked)
+    assert runs is not None
+    found = Counter({(run.role, run.size): times for run, times in runs.items()})
+    assert found == real_runs(bench, checked, monkeypatch)
+    assert found["controlnet", "8x8"] > found["unet_control", "8x8"], "both speak in the middle"
+
+
+def test_controlnets_are_measured_and_their_files_counted(bench: Workbench) -> None:
+    checked = check_for(bench, workflow_from(graph(once())))
+    runs = graph_runs(bench, checked)
+    assert runs is not None
+    assert estimate_seconds(runs, "cpu", {}).seconds is None
+    pace = measure(bench, runs)
+    assert pace["means/cpu/controlnet/8x8"] > 0
+    whole = estimate_seconds(runs, "cpu", pace).seconds
+    without = estimate_seconds({r: n for r, n in runs.items() if r.role != "controlnet"}, "cpu", pace).seconds
+    assert whole is not None and without is not None
+    assert whole > without
+    part = bench.component_for("controlnet", "means")
+    entry = GraphEntry(file="m", precision="fp32", files={"m": FileEntry(sha256="0" * 64, bytes=400 * 10**6)})
+    large = replace(part, manifest=part.manifest.model_copy(update={"graphs": {"controlnet": entry}}))
+    assert with_components(1000, [large], ["full"]) == 2000
+    assert with_components(1000, [large], ["low"]) == 1200, "it stays beside the denoiser"

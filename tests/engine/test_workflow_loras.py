@@ -13,10 +13,11 @@ from PIL import Image
 
 pytest.importorskip("onnx")  # whoever has only the device's packages builds no table of layers
 
+from edgegen.engine.estimate import graph_runs, loras_of, peak_memory
 from edgegen.engine.executor import Executor, NodePictures
 from edgegen.engine.lora.merge import LoraSet, LoraUse
 from edgegen.engine.metadata import describe
-from edgegen.engine.nodes import check_for
+from edgegen.engine.nodes import check_for, packs_of
 from edgegen.engine.pipeline import GenerationSettings, Picture, TextToImage
 from edgegen.engine.workbench import Workbench
 from edgegen.errors import BadRequest, LoraError
@@ -219,3 +220,22 @@ def test_checks_see_the_pack_through_loaders(bench: Workbench) -> None:
     data["5"]["inputs"]["width"] = 16
     with pytest.raises(BadWorkflow, match="with pack tiny"):
         check_for(bench, workflow_from(data))
+
+
+def test_the_estimate_counts_the_weights_that_are_merged(bench: Workbench, monkeypatch) -> None:
+    data = graph(("ink", 0.8, 0.5), ("styles/wax", 1.0, 0.0))
+    checked = check_for(bench, workflow_from(data))
+    loras = loras_of(bench, checked)
+    (uses,) = loras.values()
+    assert [(use.path.name, use.model, use.clip) for use in uses] == [
+        ("ink.safetensors", 0.8, 0.5),
+        ("wax.safetensors", 1.0, 0.0),
+    ]
+    pack, together = bench.pack_for("tiny"), LoraSet(tuple(uses))
+    merged = [v for role in ("unet", "text_encoder") for v in together.merge(pack, role, 1).values()]
+    assert together.changed_bytes(pack) == sum(values.nbytes for values in merged)
+    monkeypatch.setattr(LoraSet, "changed_bytes", lambda *_: 10 * 10**6)  # as a larger pack's
+    packs, runs = packs_of(bench, checked), graph_runs(bench, checked)
+    told, plain = (peak_memory(bench, packs, runs, found)[0] for found in (loras, None))
+    assert told is not None and plain is not None
+    assert told - plain == 14, "in mode full they are there twice while the graph loads"

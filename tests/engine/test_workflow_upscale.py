@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,19 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from edgegen.component import Component, ComponentManifest
+from edgegen.engine.componentcost import with_components
+from edgegen.engine.estimate import estimate_seconds, graph_runs, measure
 from edgegen.engine.executor import Executor, NodePictures, NodeProgress
 from edgegen.engine.nodes import check_for
 from edgegen.engine.providers import choose_provider
 from edgegen.engine.upscaling import Upscaler
 from edgegen.engine.workbench import Workbench
 from edgegen.errors import OutOfMemory, UnknownPack
-from edgegen.pack import GraphEntry, file_entry, find_pack, write_manifest
+from edgegen.pack import FileEntry, GraphEntry, file_entry, find_pack, write_manifest
 from edgegen.settings import LimitSettings
 from edgegen.workflow import BadWorkflow
 from edgegen.workflow.parse import workflow_from
+from tests.engine.test_estimate import real_runs
 
 TINY = Path(__file__).parent.parent / "packs" / "tiny"
 
@@ -180,3 +185,34 @@ def test_a_model_that_an_earlier_result_holds_is_freed_too(bench: Workbench) -> 
         bench.close()
         assert model._sessions.loaded == []
         checked = check_for(bench, workflow_from(upscale("thrice") | again("other.png", bench)))
+
+
+@pytest.mark.parametrize("size", [(30, 20), (600, 900)])
+def test_the_estimate_counts_tiles_and_the_larger_picture(bench, monkeypatch, size: tuple[int, int]) -> None:
+    Image.new("RGB", size).save(bench.input_dir / "example.png")
+    data = upscale("thrice")
+    shrink = {"image": ["3", 0], "upscale_method": "area", "scale_by": 0.5}
+    data["5"] = {"class_type": "ImageScaleBy", "inputs": shrink}
+    data["6"] = {
+        "class_type": "ImageUpscaleWithModel",
+        "inputs": {"upscale_model": ["2", 0], "image": ["5", 0]},
+    }
+    data["4"]["inputs"]["images"] = ["6", 0] if size[0] < 100 else ["3", 0]
+    checked = check_for(bench, workflow_from(data))
+    runs = graph_runs(bench, checked)
+    assert runs is not None
+    foretold = Counter({(run.role, run.size): times for run, times in runs.items()})
+    assert foretold == real_runs(bench, checked, monkeypatch)
+
+
+def test_an_upscaler_is_measured_and_its_file_counted(bench: Workbench) -> None:
+    runs = graph_runs(bench, check_for(bench, workflow_from(upscale("thrice"))))
+    assert runs is not None
+    pace = measure(bench, runs)
+    assert pace["thrice/cpu/upscaler/20x30"] > 0
+    assert estimate_seconds(runs, "cpu", pace).seconds == pytest.approx(pace["thrice/cpu/upscaler/20x30"])
+    part = bench.component_for("upscaler", "thrice")
+    entry = GraphEntry(file="m", precision="fp32", files={"m": FileEntry(sha256="0" * 64, bytes=400 * 10**6)})
+    large = replace(part, manifest=part.manifest.model_copy(update={"graphs": {"upscaler": entry}}))
+    assert with_components(1000, [large], ["mapped"]) == 2000, "it knows no memory modes"
+    assert with_components(1000, [large], ["low"]) == 1100, "the denoiser is gone by then"

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
 import pytest
 from gpiozero.pins.mock import MockFactory
+from pydantic import ValidationError
 
 from edgegen.errors import PinsError
 from edgegen.frontends import buttons
 from edgegen.frontends.buttons import ButtonFrontend, ButtonJobs, LedMode, PromptPicker
+from edgegen.jobs.buttonjobs import button_problems
 from edgegen.jobs.job import JobRequest
 from edgegen.jobs.presses import Press, Presses
 from edgegen.jobs.queue import JobQueue
 from edgegen.jobs.service import JobService
-from edgegen.settings import ButtonSettings, QueueSettings
-from tests.support import wait_for
+from edgegen.jobs.workflowjob import WorkflowFolder
+from edgegen.settings import ButtonSettings, QueueSettings, Settings
+from tests.support import text_to_image_graph, wait_for
 
 PORTRAIT = ButtonSettings(pin=17, prompts=("a fox", "an owl", "a bear"), order="next", led=27)
 FLOWER = ButtonSettings(pin=22, prompts=("a rose",), steps=4, pack="pocket")
@@ -197,3 +201,80 @@ def test_led_mode_over_time():
 )
 def test_pin_of(source, pin):
     assert buttons.pin_of(source) == pin
+
+
+def store(folder: Path, name: str = "portrait", words: str = "%prompt% in %style%") -> WorkflowFolder:
+    folder.mkdir(exist_ok=True)
+    nodes = text_to_image_graph(steps=2, seed="%seed%")
+    nodes["6"]["inputs"]["text"] = words
+    (folder / f"{name}.json").write_text(json.dumps(nodes))
+    return WorkflowFolder(folder)
+
+
+INK = ButtonSettings(
+    pin=5, prompts=("a fox", "an owl"), order="next", led=6, workflow="portrait", values={"style": "ink"}
+)
+
+
+def test_a_press_runs_a_stored_workflow_filled_in(pins, service, tmp_path):
+    stored = store(tmp_path / "workflows")
+    store(tmp_path / "workflows", "plain", "a bear")
+    plain = ButtonSettings(pin=22, workflow="plain")
+    with ButtonFrontend((INK, plain), service, pins, read_stored=stored.read):
+        for number in (5, 5, 22):
+            press(pins, number)
+    requests = [job.request for job in service.jobs()]
+    texts = [json.loads(request.workflow)["6"]["inputs"]["text"] for request in requests]
+    assert texts == ["a fox in ink", "an owl in ink", "a bear"]
+    assert [(r.prompt, r.workflow_name, r.source) for r in requests] == [
+        ("a fox", "portrait", "button:5"),
+        ("an owl", "portrait", "button:5"),
+        ("", "plain", "button:22"),
+    ]
+    seeds = {json.loads(request.workflow)["3"]["inputs"]["seed"] for request in requests}
+    assert len(seeds) == 3, "drawn anew for every press"
+
+
+def test_a_workflow_that_is_gone_fails_the_press_not_the_button(pins, service, tmp_path, caplog):
+    stored = store(tmp_path / "workflows")
+    with ButtonFrontend((INK,), service, pins, read_stored=stored.read):
+        (tmp_path / "workflows" / "portrait.json").rename(tmp_path / "away.json")
+        press(pins, 5)
+        wait_for(lambda: 'no workflow "portrait" is stored here' in caplog.text, "it is told")
+        wait_for(lambda: pins.pin(6).state, "the LED blinks")
+        (tmp_path / "away.json").rename(tmp_path / "workflows" / "portrait.json")
+        press(pins, 5)
+    assert [job.request.prompt for job in service.jobs()] == ["an owl"]
+
+
+@pytest.mark.parametrize(
+    ("button", "said"),
+    [
+        (INK.model_copy(update={"workflow": "potrait"}), "did you mean portrait?"),
+        (INK.model_copy(update={"values": {}}), "the placeholder %style% has no value"),
+        (INK.model_copy(update={"values": {"style": 1, "hat": 2}}), "no placeholder %hat%"),
+        (INK.model_copy(update={"prompts": ()}), "the placeholder %prompt% has no value"),
+        (INK.model_copy(update={"prompts": ("x" * 3000,)}), "has 3000 characters"),
+        (INK.model_copy(update={"steps": 4}), "no placeholder %steps%"),
+        (INK, None),
+    ],
+)
+def test_a_configuration_says_what_is_wrong_with_a_buttons_workflow(tmp_path, button, said):
+    stored = store(tmp_path / "workflows")
+    settings = Settings(buttons=(FLOWER, button))
+    found = [(key, str(problem)) for key, problem in button_problems(settings, stored.read)]
+    assert [key for key, _ in found] == (["buttons.1.workflow"] if said else [])
+    assert said is None or said in found[0][1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"pin": 5}, "a button needs prompts, or a workflow"),
+        ({"pin": 5, "prompts": ("a",), "values": {"a": 1}}, "this button has none"),
+        ({"pin": 5, "workflow": "../etc/passwd"}, "String should match pattern"),
+    ],
+)
+def test_buttons_that_make_no_sense_are_refused(fields, said):
+    with pytest.raises(ValidationError, match=said):
+        ButtonSettings(**fields)

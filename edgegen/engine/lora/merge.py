@@ -72,6 +72,12 @@ class LoraSet:
         for role in (UNET, TEXT, TEXT_2):
             self._plan(pack, role)
 
+    def changed_bytes(self, pack: PackFolder) -> int:
+        """How many bytes of a pack's weights change. Raises LoraError, PackError."""
+        plans = [plan for role in (UNET, TEXT, TEXT_2) if (plan := self._plan(pack, role))]
+        layers = [layer for table, changes in plans for name in changes for layer in table.find(name)]
+        return sum(layer.weight.bytes for layer in layers)
+
     def merge(self, pack: PackFolder, role: str, threads: int = 0) -> Merged:
         """The weights of a graph that change, changed; empty when none does.
 

@@ -27,6 +27,10 @@ class Stored:
     shape: tuple[int, ...]
     offset: int
 
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -106,18 +110,14 @@ class LayerTable:
             raise PackError(f"{path} speaks of {self.data.name}, which the pack does not list")
         for layer in entries:
             for stored in (layer.weight, layer.scale, *(layer.bias or ())):
-                if stored and stored.offset + _bytes(stored) > listed[data].bytes:
+                if stored and stored.offset + stored.bytes > listed[data].bytes:
                     raise PackError(f"{path}: {stored.name} ends behind {self.data.name}")
 
 
 def read_stored(data: np.memmap[Any, Any], stored: Stored) -> np.ndarray:
     """A tensor out of the data file, mapped as bytes."""
-    raw = data[stored.offset : stored.offset + _bytes(stored)]
+    raw = data[stored.offset : stored.offset + stored.bytes]
     return raw.view(np.dtype(stored.dtype)).reshape(stored.shape)
-
-
-def _bytes(stored: Stored) -> int:
-    return math.prod(stored.shape) * np.dtype(stored.dtype).itemsize
 
 
 def _layer(entry: Any) -> Layer:

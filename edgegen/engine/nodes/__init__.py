@@ -16,20 +16,25 @@ from ...workflow import (
     Workflow,
     check_workflow,
 )
+from ...workflow.constants import fold_constants
 from ...workflow.declare import Unfit
 from ...workflow.order import needed_by
 from ..clipskip import layer_problem
 from ..control import CONTROLLED
 from ..workbench import Workbench
 from . import (
+    compose,
     conditionings,
+    constants,
     controls,
     custom,
+    filters,
     images,
     ipadapters,
     latents,
     loaders,
     loras,
+    maskmaths,
     masks,
     sampling,
     upscaling,
@@ -52,6 +57,10 @@ NODES: dict[str, Node] = {
         images,
         upscaling,
         ipadapters,
+        compose,
+        filters,
+        maskmaths,
+        constants,
     )
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Node) and not kind.__name__.startswith("_")
@@ -72,7 +81,7 @@ def check_for(bench: Workbench, workflow: Workflow) -> CheckedWorkflow:
     def custom(class_type: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         return NODES[class_type].check(bench, dict(values))
 
-    problems = list(_pack_problems(bench, workflow))
+    problems = list(_pack_problems(bench, fold_constants(workflow, SPECS)))
     try:
         checked = check_workflow(workflow, SPECS, custom)
     except BadWorkflow as err:

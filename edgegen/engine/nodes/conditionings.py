@@ -12,14 +12,16 @@ from ...diffusion.embeddingnames import asked_embeddings
 from ...diffusion.prompt import clean_prompt
 from ...errors import BadRequest
 from ...workflow.bounds import TEXTS, bound_problems
-from ...workflow.declare import CLIP, CONDITIONING, FLOAT, INT, MAX_RESOLUTION, STRING, Input
-from ..conditioning import Area, Conditioning, Encoding
+from ...workflow.declare import CLIP, COMBO, CONDITIONING, FLOAT, INT, MASK, MAX_RESOLUTION, STRING, Input
+from ..conditioning import Area, AreaShare, Conditioning, Encoding
 from ..stages import Stages
 from ..workbench import Workbench
 from .base import Node, refuse
 
 SIDE = Input(INT, 1024, 0, MAX_RESOLUTION)
 EDGE = Input(INT, 0, 0, MAX_RESOLUTION)
+STRENGTH = Input(FLOAT, 1.0, 0.0, 10.0)
+BOUNDS = "mask bounds"
 
 
 class CLIPTextEncode(Node):
@@ -136,7 +138,7 @@ class ConditioningSetArea(Node):
         "height": Input(INT, 64, 64, MAX_RESOLUTION),
         "x": EDGE,
         "y": EDGE,
-        "strength": Input(FLOAT, 1.0, 0.0, 10.0),
+        "strength": STRENGTH,
     }
     OUTPUTS = (CONDITIONING,)
 
@@ -145,6 +147,65 @@ class ConditioningSetArea(Node):
     ) -> tuple[Any, ...]:
         area = Area(**place)
         return ([replace(encoding, area=area, strength=strength) for encoding in conditioning],)
+
+
+class ConditioningSetAreaPercentage(Node):
+    """The same in shares of the picture; at whole latents of it."""
+
+    INPUTS = {
+        "conditioning": Input(CONDITIONING),
+        "width": Input(FLOAT, 1.0, 0.0, 1.0),
+        "height": Input(FLOAT, 1.0, 0.0, 1.0),
+        "x": Input(FLOAT, 0.0, 0.0, 1.0),
+        "y": Input(FLOAT, 0.0, 0.0, 1.0),
+        "strength": STRENGTH,
+    }
+    OUTPUTS = (CONDITIONING,)
+
+    def run(
+        self, bench: Workbench, conditioning: Conditioning, strength: float, **place: float
+    ) -> tuple[Any, ...]:
+        share = AreaShare(**place)
+        return ([replace(encoding, area=None, share=share, strength=strength) for encoding in conditioning],)
+
+
+class ConditioningSetAreaStrength(Node):
+    """How much it counts among others."""
+
+    INPUTS = {"conditioning": Input(CONDITIONING), "strength": STRENGTH}
+    OUTPUTS = (CONDITIONING,)
+
+    def run(self, bench: Workbench, conditioning: Conditioning, strength: float) -> tuple[Any, ...]:
+        return ([replace(encoding, strength=strength) for encoding in conditioning],)
+
+
+class ConditioningSetMask(Node):
+    """Counts as much at each place as a mask says; the denoiser looks at the whole picture."""
+
+    INPUTS = {
+        "conditioning": Input(CONDITIONING),
+        "mask": Input(MASK),
+        "strength": STRENGTH,
+        "set_cond_area": Input(COMBO, choices=("default", BOUNDS)),
+    }
+    OUTPUTS = (CONDITIONING,)
+
+    def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        if values.get("set_cond_area") == BOUNDS:
+            yield "set_cond_area", f"{BOUNDS} is not done here: the denoiser takes no part of any size"
+
+    def run(
+        self,
+        bench: Workbench,
+        conditioning: Conditioning,
+        mask: np.ndarray,
+        strength: float,
+        set_cond_area: str,
+    ) -> tuple[Any, ...]:
+        if len(mask) != 1:
+            raise refuse("mask", len(mask), "one mask says where the words count; there are more")
+        weight = mask * np.float32(strength)
+        return ([replace(encoding, mask=weight) for encoding in conditioning],)
 
 
 def one_encoder(pack: str) -> str:

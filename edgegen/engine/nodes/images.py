@@ -102,7 +102,7 @@ class ImageScale(Node):
         new_width = width or max(1, round(old_width * height / old_height))
         new_height = height or max(1, round(old_height * width / old_width))
         cut = crop_to_shape(image, new_width, new_height) if crop == "center" else image
-        return (_resized(bench, cut, new_width, new_height, upscale_method),)
+        return (resized(bench, cut, new_width, new_height, upscale_method),)
 
 
 class ImageScaleBy(Node):
@@ -119,7 +119,7 @@ class ImageScaleBy(Node):
         self, bench: Workbench, image: np.ndarray, upscale_method: str, scale_by: float
     ) -> tuple[Any, ...]:
         height, width = (round(side * scale_by) for side in image.shape[2:])
-        return (_resized(bench, image, width, height, upscale_method),)
+        return (resized(bench, image, width, height, upscale_method),)
 
 
 class ImageInvert(Node):
@@ -190,7 +190,8 @@ def _mask(image: Image.Image) -> np.ndarray:
     return 1 - alpha[None] / np.float32(255)
 
 
-def _resized(bench: Workbench, image: np.ndarray, width: int, height: int, method: str) -> np.ndarray:
+def resized(bench: Workbench, image: np.ndarray, width: int, height: int, method: str) -> np.ndarray:
+    """(b, 3, h, w) in another size. Raises BadRequest beyond the bounds."""
     if problem := bench.size_problem(width, height):
         raise refuse("image", None, problem)
     if method == "lanczos":  # as ComfyUI does it: by Pillow, in 8 bits

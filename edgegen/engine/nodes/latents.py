@@ -10,7 +10,7 @@ import numpy as np
 
 from ...diffusion.resample import METHODS, crop_to_shape, resample
 from ...errors import EngineError, PackError
-from ...workflow.bounds import bound_problems
+from ...workflow.bounds import MAX_BATCH, bound_problems
 from ...workflow.declare import COMBO, FLOAT, IMAGE, INT, LATENT, MAX_RESOLUTION, VAE, Input
 from ..stages import Stages
 from ..workbench import Workbench
@@ -83,6 +83,28 @@ class LatentUpscaleBy(Node):
     ) -> tuple[Any, ...]:
         height, width = (round(side * scale_by) for side in samples.samples.shape[2:])
         return (resized(bench, samples, (width, height), upscale_method),)
+
+
+class RepeatLatentBatch(Node):
+    """All of them again and again."""
+
+    INPUTS = {"samples": Input(LATENT), "amount": Input(INT, 1, 1, 64)}
+    OUTPUTS = (LATENT,)
+
+    def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        if (amount := values.get("amount", 1)) > MAX_BATCH:
+            yield "amount", f"{amount} is not allowed here: 1 to {MAX_BATCH}"
+
+    def run(self, bench: Workbench, samples: Latents, amount: int) -> tuple[Any, ...]:
+        batch = len(samples.samples)
+        if batch * amount > MAX_BATCH:
+            raise refuse(
+                "amount", amount, f"makes {batch * amount} pictures; at most {MAX_BATCH} are allowed"
+            )
+        mask = samples.mask
+        if mask is not None and len(mask) > 1:
+            mask = np.tile(mask[np.arange(batch) % len(mask)], (amount, 1, 1, 1))
+        return (replace(samples, samples=np.tile(samples.samples, (amount, 1, 1, 1)), mask=mask),)
 
 
 class LatentAdd(Node):

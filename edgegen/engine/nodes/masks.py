@@ -9,7 +9,18 @@ import numpy as np
 
 from ...diffusion.masking import grow_mask
 from ...diffusion.resample import resample
-from ...workflow.declare import COMBO, IMAGE, INT, LATENT, MASK, VAE, Input
+from ...workflow.declare import (
+    BOOLEAN,
+    COMBO,
+    CONDITIONING,
+    IMAGE,
+    INT,
+    LATENT,
+    MASK,
+    VAE,
+    Input,
+)
+from ..conditioning import Conditioning
 from ..stages import Stages
 from ..workbench import Workbench
 from .base import Latents, Node, refuse
@@ -77,3 +88,35 @@ class InvertMask(Node):
 
     def run(self, bench: Workbench, mask: np.ndarray) -> tuple[Any, ...]:
         return (1 - mask,)
+
+
+class InpaintModelConditioning(Node):
+    """A picture to latents that are painted where the mask is 1. Models made for painting over are told more
+    by the words here; there are no packs of them, and others do not listen to it."""
+
+    INPUTS = {
+        "positive": Input(CONDITIONING),
+        "negative": Input(CONDITIONING),
+        "vae": Input(VAE),
+        "pixels": Input(IMAGE),
+        "mask": Input(MASK),
+        "noise_mask": Input(BOOLEAN, True, optional=True),
+    }
+    OUTPUTS = (CONDITIONING, CONDITIONING, LATENT)
+
+    def run(
+        self,
+        bench: Workbench,
+        positive: Conditioning,
+        negative: Conditioning,
+        vae: Stages,
+        pixels: np.ndarray,
+        mask: np.ndarray,
+        noise_mask: bool = True,
+    ) -> tuple[Any, ...]:
+        side = vae.pack.manifest.latent_downscale
+        latents = encoded(vae, middle(pixels, side))
+        if noise_mask:
+            scaled = resample(mask[:, None], pixels.shape[3], pixels.shape[2], "bilinear")
+            latents = replace(latents, mask=middle(scaled, side))
+        return positive, negative, latents

@@ -20,7 +20,7 @@ from ...pack import Manifest
 from ...workflow.bounds import bound_problems
 from ...workflow.declare import COMBO, CONDITIONING, FLOAT, INT, LATENT, MODEL, Input
 from ..areas import area_slices
-from ..conditioning import Conditioning
+from ..conditioning import Conditioning, placed
 from ..control import CONTROLLED
 from ..request import noise_schedule
 from ..stages import Stages
@@ -143,10 +143,11 @@ def denoise(
     start = fit_latents(inputs["latent_image"], manifest)
     if run is None:
         return start, start
-    for name in ("positive", "negative"):
-        _check_areas(name, inputs[name], start.samples.shape, manifest)
-        _check_controls(name, inputs[name], manifest)
     shape = start.samples.shape
+    for name in ("positive", "negative"):
+        inputs[name] = placed(inputs[name], shape[3], shape[2], manifest.latent_downscale)
+        _check_areas(name, inputs[name], shape, manifest)
+        _check_controls(name, inputs[name], manifest)
     noise = _stream(seed).normal(shape) if adds_noise else np.zeros(shape, np.float32)
     picture = stages.scaled(start.scaled_for(manifest.latent_scale))
     if start.mask is not None:

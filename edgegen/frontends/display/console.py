@@ -14,6 +14,7 @@ import os
 import signal
 import struct
 from collections.abc import Callable
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Console:
         self._wake = wake
         self._before: int | None = None
         self._asked: list[int] = []
+        self._handlers: dict[int, Any] = {}
         self.name = ""
         self.is_in_view = True
 
@@ -51,8 +53,7 @@ class Console:
             return
         name = os.path.basename(os.ttyname(self._fd))  # noqa: PTH119 - a name, not a place
         try:
-            for number in (LEAVE, COME):
-                signal.signal(number, self._ask)
+            self._handlers = {number: signal.signal(number, self._ask) for number in (LEAVE, COME)}
             self._before = before
             self._switch_by(VT_PROCESS)
             fcntl.ioctl(self._fd, KDSETMODE, KD_GRAPHICS)
@@ -78,8 +79,9 @@ class Console:
         with contextlib.suppress(OSError):
             fcntl.ioctl(self._fd, KDSETMODE, before)
             self._switch_by(VT_AUTO)
-        for number in (LEAVE, COME):
-            signal.signal(number, signal.SIG_IGN)  # one may be on its way, and its default is the end
+        for number, handler in self._handlers.items():
+            signal.signal(number, signal.SIG_IGN)  # discards one that is on its way, whose default is the end
+            signal.signal(number, handler)
         self.name, self.is_in_view = "", True
 
     def _mode(self) -> int | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import struct
 from pathlib import Path
 
 import pytest
 
-from edgegen.frontends.display.console import KD_GRAPHICS, KDGETMODE, VT_GETSTATE, Console
+from edgegen.frontends.display.console import COME, KD_GRAPHICS, KDGETMODE, LEAVE, VT_GETSTATE, Console
 from tests.support import wait_for
 
 NOBODYS = (9, 8)  # one of them, in case the other is in view
@@ -74,6 +75,7 @@ def test_graphics_mode_until_it_is_closed(terminal, console):
     console.close()
     console.close()
     assert (console.name, mode_of(terminal)) == ("", KD_TEXT)
+    assert {signal.getsignal(number) for number in (LEAVE, COME)} == {signal.SIG_DFL}
 
 
 @nobody_is_looking
