@@ -133,10 +133,11 @@ def contact_sheet(reference: Sequence[np.ndarray], got: Sequence[np.ndarray], pa
 
 
 def measure_cost(pack: Path, prompt: str, threads: int = 0, timed_steps: int = 0) -> Cost:
-    """Make pictures with a pack in a new process; seconds are of the second one, when all is warm.
+    """Make pictures with a pack in a new process; seconds are of one when all is warm.
 
     Args:
-        timed_steps: make that one with so few steps and reckon what the default's would take; 0: all.
+        timed_steps: make one of so few steps, at least 2, and reckon from its warm runs what the default's
+            would take; 0: time a second picture of all steps.
     Raises:
         EngineError: the process failed; carries the end of what it said.
     """

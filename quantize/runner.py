@@ -121,10 +121,10 @@ class Runner:
         self._observer = observer
 
     @classmethod
-    def of_pack(cls, pack: Pack, threads: int = 0) -> Runner:
+    def of_pack(cls, pack: Pack, threads: int = 0, observer: Observer | None = None) -> Runner:
         """A pack at its defaults."""
         roles = [role for role in pack.manifest.graphs if role in DRAWING_ROLES]
-        return cls({role: pack.graph(role) for role in roles}, Recipe.of_pack(pack), threads)
+        return cls({role: pack.graph(role) for role in roles}, Recipe.of_pack(pack), threads, observer)
 
     def picture(
         self, prompt: str, seed: int, wanted: Feeds = NOTHING, unwanted: Feeds = NOTHING
