@@ -28,7 +28,7 @@ check: venv-dev ## style, types and import directions
 	@$(DEV)/mypy
 	@$(DEV)/lint-imports
 
-peers: ## environments of those `make bench-peers` compares with (OpenVINO, NNCF, stable-diffusion.cpp)
+peers: ## environments of what benchmarks compare with (OpenVINO, NNCF, stable-diffusion.cpp, ComfyUI)
 	@tools/peers.sh
 
 bench-peers: venv-dev ## Stable Diffusion 1.5, random weights: ours and what others run, in one run (an hour, 25 GB)

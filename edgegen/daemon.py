@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from .config.files import (
@@ -80,6 +81,31 @@ def run_front(settings: Settings | None, *, with_engine: bool, source: ConfigSou
     return 0
 
 
+@dataclass(frozen=True)
+class Core:
+    """Jobs and pictures, and what front ends see of them."""
+
+    queue: JobQueue
+    gallery: Gallery
+    reserve: DiskReserve
+    admission: Admission
+    service: JobService
+    results: OutboxReader
+    presses: Presses
+
+
+def make_core(settings: Settings, closing: Closing) -> Core:
+    """Raises StorageError: the queue cannot be made."""
+    queue = JobQueue(database_path(settings.node), settings.queue, outbox=result_outbox(settings.mqtt))
+    closing.add("the queue", queue.close, QUEUE_ENDS_S)
+    gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
+    reserve = DiskReserve((data_dir(settings.node), gallery.folder), settings.gallery, gallery.make_room)
+    rates, embeddings = RateLimiter(settings.rate), embedding_dir(settings)
+    admission = Admission(prompt_rules(settings.prompts), rates, embeddings)
+    service = JobService(queue, gallery, reserve=reserve, admission=admission)
+    return Core(queue, gallery, reserve, admission, service, OutboxReader(queue.database), Presses())
+
+
 def serve(
     live: LiveConfig,
     with_engine: bool,
@@ -91,61 +117,87 @@ def serve(
     """Everything the front is made of. What `closing` gets last, ends first."""
     settings = live.settings
     notifier = SystemdNotifier()
-    queue = JobQueue(database_path(settings.node), settings.queue, outbox=result_outbox(settings.mqtt))
-    closing.add("the queue", queue.close, QUEUE_ENDS_S)
-    gallery = Gallery(gallery_dir(settings), queue.database, settings.gallery)
-    reserve = DiskReserve((data_dir(settings.node), gallery.folder), settings.gallery, gallery.make_room)
-    rates, embeddings = RateLimiter(settings.rate), embedding_dir(settings)
-    admission = Admission(prompt_rules(settings.prompts), rates, embeddings)
-    service = JobService(queue, gallery, reserve=reserve, admission=admission)
-
-    results = OutboxReader(queue.database)
-    presses = Presses()
-    front_ends = FrontEnds(front_end_builders(settings, service, results, presses))
+    core = make_core(settings, closing)
+    front_ends = FrontEnds(front_end_builders(settings, core))
     # After the hub: whatever an engine still says is passed on.
     closing.add("the front ends", front_ends.close, FRONT_ENDS_END_S)
 
-    supervisor: Supervisor | None = None
+    engine = EngineSide()
     desk = EngineDesk(
-        service,
-        data_dir(settings.node),
-        is_supervised=with_engine,
-        note=lambda message: note_engine(message, supervisor, hub),
-        wake=wakeup.wake,
+        core.service, data_dir(settings.node), is_supervised=with_engine, note=engine.note, wake=wakeup.wake
     )
-
-    submit = shell_submit(service, lambda: live.settings)
-    about = lambda: {"config": live.describe()}  # noqa: E731
-    hub = Hub(socket_path(settings.node), service, submit, desk.hear, about)
-    hub.open()
+    engine.hub = hub = open_hub(live, core.service, desk)
     closing.add("the hub", hub.close, HUB_ENDS_S)
 
     front_ends.start_missing()  # before anything happens that they must hear of
     hub.start()
     desk.recover("the engine died while the front was away")
-    service.announce_finished()  # what an engine finished while no front was there to tell
+    core.service.announce_finished()  # what an engine finished while no front was there to tell
 
     if with_engine:
-        supervisor = Supervisor(settings.model_dump_json(), desk.bury, settings.engine.step_timeout_s)
-        supervisor.start()
-        closing.add("the engine", supervisor.close, ENGINE_ENDS_S)
+        engine.supervisor = Supervisor(settings.model_dump_json(), desk.bury, settings.engine.step_timeout_s)
+        engine.supervisor.start()
+        closing.add("the engine", engine.supervisor.close, ENGINE_ENDS_S)
 
     notifier.ready("serving")
     closing.add("the notice to systemd", notifier.stopping, 1.0)
+    attend(
+        hub, desk, front_ends, notifier, wakeup, stop, live, reload, TakeOver(live, core, front_ends, engine)
+    )
 
-    def take_over() -> None:
+
+def open_hub(live: LiveConfig, service: JobService, desk: EngineDesk) -> Hub:
+    """The control socket, which nobody is answered on yet.
+
+    Raises:
+        StorageError: it cannot be made, or another front serves it. ConfigError: its path is too long.
+    """
+    submit = shell_submit(service, lambda: live.settings)
+    about = lambda: {"config": live.describe()}  # noqa: E731
+    hub = Hub(socket_path(live.settings.node), service, submit, desk.hear, about)
+    hub.open()
+    return hub
+
+
+class EngineSide:
+    """Who speaks with the engine, and who cares for its process where we do."""
+
+    hub: Hub
+    supervisor: Supervisor | None = None
+
+    def note(self, message: Message) -> None:
+        """The supervisor hears everything; an engine that missed a change while it started retires."""
+        if self.supervisor:
+            self.supervisor.note(message)
+            if message["type"] == "connected" and self.supervisor.is_stale:
+                self.hub.retire_engine()
+
+    def renew(self, settings: Settings) -> None:
+        """Have the next engine start with other settings, after the job that runs."""
+        if self.supervisor:
+            self.supervisor.renew(settings.model_dump_json(), settings.engine.step_timeout_s)
+        self.hub.retire_engine()
+
+
+@dataclass(frozen=True)
+class TakeOver:
+    """Reads the configuration again and has every part use what changed."""
+
+    live: LiveConfig
+    core: Core
+    front_ends: FrontEnds
+    engine: EngineSide
+
+    def __call__(self) -> None:
+        live, core = self.live, self.core
         changed = live.reload()
-        queue.outbox = result_outbox(live.settings.mqtt)
-        gallery.settings = reserve.settings = live.settings.gallery
-        renew_admission(admission, live.settings, changed)
-        front_ends.renew(front_end_builders(live.settings, service, results, presses), changed)
+        core.queue.outbox = result_outbox(live.settings.mqtt)
+        core.gallery.settings = core.reserve.settings = live.settings.gallery
+        renew_admission(core.admission, live.settings, changed)
+        self.front_ends.renew(front_end_builders(live.settings, core), changed)
         if concerns_engine(changed):
-            if supervisor:
-                supervisor.renew(live.settings.model_dump_json(), live.settings.engine.step_timeout_s)
-            hub.retire_engine()
-        hub.tell_config()
-
-    attend(hub, desk, front_ends, notifier, wakeup, stop, live, reload, take_over)
+            self.engine.renew(live.settings)
+        self.engine.hub.tell_config()
 
 
 def renew_admission(admission: Admission, settings: Settings, changed: Sequence[str]) -> None:
@@ -154,14 +206,6 @@ def renew_admission(admission: Admission, settings: Settings, changed: Sequence[
     admission.embeddings = embedding_dir(settings)
     if touches(("rate",), changed):
         admission.rates = RateLimiter(settings.rate)
-
-
-def note_engine(message: Message, supervisor: Supervisor | None, hub: Hub) -> None:
-    """The supervisor hears everything; an engine that missed a change while it started retires."""
-    if supervisor:
-        supervisor.note(message)
-        if message["type"] == "connected" and supervisor.is_stale:
-            hub.retire_engine()
 
 
 def attend(
@@ -207,23 +251,21 @@ def shell_submit(service: JobService, now: Callable[[], Settings]) -> Callable[[
 Builder = Callable[[], FrontEnd]
 
 
-def front_end_builders(
-    settings: Settings, service: JobService, results: OutboxReader, presses: Presses
-) -> dict[str, Builder]:
+def front_end_builders(settings: Settings, core: Core) -> dict[str, Builder]:
     """What makes each front end that is switched on; only those are ever imported."""
 
     def mqtt() -> FrontEnd:
         from .frontends.mqtt import MqttFrontend, Surroundings
 
-        reader = picture_reader(service, settings.mqtt)
-        around = Surroundings(settings.styles, tuple(button.pin for button in settings.buttons), presses)
+        reader = picture_reader(core.service, settings.mqtt)
+        around = Surroundings(settings.styles, tuple(button.pin for button in settings.buttons), core.presses)
         return MqttFrontend(
             settings.mqtt,
             settings.node.name,
-            service,
+            core.service,
             settings.limits,
             reader,
-            results,
+            core.results,
             cpu_temperature,
             around,
             read_stored=WorkflowFolder(workflow_dir(settings)).read,
@@ -234,9 +276,9 @@ def front_end_builders(
 
         return ButtonFrontend(
             settings.buttons,
-            service,
+            core.service,
             run_dir=run_dir(settings.node),
-            presses=presses,
+            presses=core.presses,
             limits=settings.limits,
             read_stored=WorkflowFolder(workflow_dir(settings)).read,
         )

@@ -69,6 +69,7 @@ class OneNodeProcessor:
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,  # noqa: ARG002  diffusers warns of arguments not named
         **_: Any,
     ) -> torch.Tensor:
         if attention_mask is not None:

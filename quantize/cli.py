@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from edgegen.errors import EdgegenError
-from edgegen.pack import Manifest, Pack, PackHead, write_manifest
+from edgegen.pack import Pack, PackHead, write_manifest
 
 from . import evaluate as ev
 from .components import Layout, find_component
@@ -46,6 +46,7 @@ def cli() -> None:
 
 
 _FILE = click.Path(path_type=Path)
+NET_PICTURES = 12  # led ones, to record a ControlNet's ranges and to judge it
 
 
 @cli.command()
@@ -128,6 +129,12 @@ _FILE = click.Path(path_type=Path)
 @click.option("--no-evaluate", is_flag=True, help="Do not compare with float32 (faster).")
 @click.option("--with-encoder", is_flag=True, help="Include vae_encoder (pictures to latents).")
 @click.option("--with-control", is_flag=True, help="Let ControlNets speak to the denoiser (unet_control).")
+@click.option(
+    "--base",
+    type=_FILE,
+    metavar="PACK",
+    help="For a ControlNet in INT8: the pack (--with-control) that it leads while ranges are recorded.",
+)
 @click.option("--with-ip-adapter", is_flag=True, help="Let IP-Adapters speak to the denoiser (unet_ip).")
 @click.option(
     "--ip-adapter",
@@ -160,7 +167,8 @@ def build(ctx: click.Context, source: Path, output: Path, precision: str, target
     A file is Stable Diffusion 1, 2 or XL whole, as trained; it needs --tokenizer FOLDER.
     ONNX graphs lie as optimum exports them: unet/model.onnx and so on, scheduler/, tokenizer/.
     Upscalers of the ESRGAN family and IP-Adapters (.safetensors), ControlNets (a diffusers folder) and CLIP
-    image encoders (a transformers folder) become packs for workflows, fp16 or fp32 (default: fp16).
+    image encoders (a transformers folder) become packs for workflows, fp16 or fp32 (default: fp16);
+    ControlNets also int8, judged by the pictures that they lead --base to.
     Pickles (.ckpt, .bin, .pt) run code when they are opened and are refused, whatever their name.
 
     pack_defaults.json in the folder (NAME.pack_defaults.json beside a file) may set name, title, defaults
@@ -173,6 +181,7 @@ def build(ctx: click.Context, source: Path, output: Path, precision: str, target
     """
     if component := find_component(source):
         is_default = ctx.get_parameter_source("precision") is click.core.ParameterSource.DEFAULT
+        flags["target"] = target
         _build_component(source, component, output, "fp16" if is_default else precision, flags)
         return
     hints = Hints(flags["tokenizer"], flags["prediction"], flags["turbo"])
@@ -236,16 +245,28 @@ def _build_component(
     precision: str,
     flags: dict[str, Any],
 ) -> None:
-    from .buildcomponent import build_component, given_for
+    from .buildcomponent import Int8Plan, build_component, given_for
+    from .convert import Int8Options
 
     style = _style(flags["quiet"], flags["as_json"])
     progress = Progress(style, sys.stdout if style == "json" else None)
     given = given_for(source, flags)
-    manifest = build_component(source, layout, output, precision, given, progress, flags["force"])  # type: ignore[arg-type]
+    plan = None
+    if flags["base"]:
+        recording, judging = flags["calibration_prompts"], flags["evaluation_prompts"]
+        prompts = (
+            read_prompts(recording) if recording else calibration_prompts(NET_PICTURES),
+            read_prompts(judging) if judging else evaluation_prompts(NET_PICTURES),
+        )
+        options = Int8Options(flags["target"], flags["calibration"], tuple(flags["keep_float"]))
+        plan = Int8Plan(flags["base"], prompts, options)
+    manifest = build_component(source, layout, output, precision, given, progress, flags["force"], plan)  # type: ignore[arg-type]
     if style == "json":
         click.echo(json.dumps({"event": "pack", "pack": str(output), "evaluation": manifest.evaluation}))
     elif style != "quiet":
         click.echo(f"{output}: {_megabytes(manifest)} MB of {precision}, {manifest.kind}")
+        for line in evaluation_lines(manifest):
+            click.echo(line)
 
 
 def _style(quiet: bool, as_json: bool) -> Style:
@@ -272,10 +293,10 @@ def _megabytes(manifest: PackHead) -> str:
     return f"{sum(entry.bytes for entry in manifest.files().values()) / 1e6:.1f}"
 
 
-def evaluation_lines(manifest: Manifest) -> list[str]:
+def evaluation_lines(manifest: PackHead) -> list[str]:
     """What a pack says about itself, for people."""
     data: dict[str, Any] = manifest.evaluation
-    if not data:
+    if "graphs" not in data:
         return []
     rows = [("graph", "MB", "SQNR dB", "worst rel. error", "float layers")]
     for role, g in data["graphs"].items():
@@ -283,14 +304,17 @@ def evaluation_lines(manifest: Manifest) -> list[str]:
         kept = str(len(g["float_layers"])) if "float_layers" in g else "all"
         shown = (f"{sqnr:.1f}", f"{error:.4f}") if sqnr is not None else ("-", "-")
         rows.append((role, f"{g['bytes'] / 1e6:.1f}", *shown, kept))
-    p, c = data["pictures"], data["cost"]
-    return [
+    p, c = data["pictures"], data.get("cost")
+    led = f" led in pack {data['base']}" if "base" in data else ""
+    lines = [
         *ev.table(rows),
-        f"{p['pictures']} pictures against float32: PSNR {p['psnr_db']:.1f} dB "
+        f"{p['pictures']} pictures{led} against float32: PSNR {p['psnr_db']:.1f} dB "
         f"(worst {p['psnr_db_worst']:.1f}), SSIM {p['ssim']:.4f} (worst {p['ssim_worst']:.4f})",
-        f"one picture: {c['seconds']} s, peak memory {c['peak_mb']} MB, loading {c['load_s']} s "
-        f"({c['machine']})",
     ]
+    if c:
+        cost = f"one picture: {c['seconds']} s, peak memory {c['peak_mb']} MB, loading {c['load_s']} s"
+        lines.append(f"{cost} ({c['machine']})")
+    return lines
 
 
 @cli.command()

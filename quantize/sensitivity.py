@@ -25,6 +25,7 @@ from .probe import Probe
 from .runner import Feeds
 
 CROP_LATENTS = 32
+HINT = "controlnet_cond"
 LOUD_SHARE = 0.005  # of all noise: a group with less holds no layer that is worth a look of its own
 FEWEST_GROUPS = 16  # of fewer, most would be loud
 
@@ -106,8 +107,14 @@ def _shared(noise: float, members: Sequence[LayerRounding]) -> list[float]:
 
 
 def cropped(feeds: Feeds, side: int) -> Feeds:
-    """The middle of every picture or latents, (batch, channels, side, side) at most."""
-    return {name: _middle(value, side) if value.ndim == 4 else value for name, value in feeds.items()}
+    """The middle of every picture or latents, (batch, channels, side, side) at most; of a hint as much as
+    belongs to that."""
+    latents = feeds.get("sample")
+    found = {}
+    for name, value in feeds.items():
+        scale = value.shape[2] // latents.shape[2] if name == HINT and latents is not None else 1
+        found[name] = _middle(value, side * scale) if value.ndim == 4 else value
+    return found
 
 
 def _middle(value: np.ndarray, side: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.certificates import Authority
@@ -16,6 +17,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# A busy machine is slow, not wrong: only pytest's timeout ends a test.
+hypothesis.settings.register_profile("edgegen", deadline=None)
+hypothesis.settings.load_profile("edgegen")
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def check_broker(mqtt: MqttSettings, password: str | None = None) -> Check:
     if not mqtt.enabled:
         return Check("broker", "ok", "mqtt is not enabled")
     try:
-        reason = broker_answer(mqtt, password)
+        reason, missed = broker_answer(mqtt, password)
     except (OSError, ValueError) as err:
         from edgegen.frontends.mqtt.handshake import why_unreachable
 
@@ -115,11 +115,17 @@ def check_broker(mqtt: MqttSettings, password: str | None = None) -> Check:
         is_old = reason == "Unsupported protocol version"
         advice = "set mqtt.protocol to 3.1.1" if is_old else "check mqtt.username and mqtt.password_file"
         return Check("broker", "bad", f"{where}: {reason}", advice)
-    return Check("broker", "ok", f"{where}: connected, login accepted")
+    said = f"{where}: connected, login accepted"
+    if missed:
+        advice = "it works as far as that goes; set the broker up otherwise if you miss something"
+        return Check("broker", "warn", f"{said}; it {', and '.join(missed)}", advice)
+    return Check("broker", "ok", said)
 
 
-def broker_answer(mqtt: MqttSettings, password: str | None = None) -> str | None:
-    """The reason in the broker's CONNACK (`Success`, `Not authorized`, ...); None: no answer in time.
+def broker_answer(mqtt: MqttSettings, password: str | None = None) -> tuple[str | None, list[str]]:
+    """The reason in the broker's CONNACK (`Success`, `Not authorized`, ...), and what it says that it cannot.
+
+    None in place of a reason: no answer in time.
 
     Raises:
         OSError: no connection, a failed TLS handshake.
@@ -131,11 +137,18 @@ def broker_answer(mqtt: MqttSettings, password: str | None = None) -> str | None
 
     from edgegen.frontends.mqtt.client import log_in_with, new_client
     from edgegen.frontends.mqtt.handshake import alert_of
+    from edgegen.frontends.mqtt.limits import BrokerLimits
 
     said: list[str] = []
+    limits = BrokerLimits()
     name = f"edgegen-doctor-{secrets.token_hex(4)}"
     client = new_client(mqtt.protocol, name)
-    client.on_connect = lambda _c, _u, _f, reason, _p: said.append(str(reason))
+
+    def note(_client: object, _data: object, _flags: object, reason: object, properties: object) -> None:
+        limits.hear(properties)
+        said.append(str(reason))
+
+    client.on_connect = note
     client.connect_timeout = BROKER_TIMEOUT_S
     log_in_with(client, mqtt, password)
     deadline = time.monotonic() + BROKER_TIMEOUT_S
@@ -145,7 +158,7 @@ def broker_answer(mqtt: MqttSettings, password: str | None = None) -> str | None
             alert = alert_of(mqtt, BROKER_TIMEOUT_S) if mqtt.tls else ""
             raise ConnectionError(alert or "the broker closed the connection")
     client.disconnect()
-    return said[0] if said else None
+    return (said[0] if said else None), limits.current.consequences(mqtt)
 
 
 def check_certificates(mqtt: MqttSettings, now: float) -> list[Check]:

@@ -51,8 +51,6 @@ class Sampler:
         spaced_as_dpm: diffusers spaces its levels over steps + 1 points and starts from unit variance.
         has_unit_start: diffusers starts it from unit variance, too.
         drops_penultimate: ComfyUI skips the last level before 0.
-        looks_twice: it asks the denoiser twice a step, but for the one to 0.
-        starts_with_two: it does in the first step only.
     """
 
     solve: Callable[[solvers.Step], solvers.Moved]
@@ -60,25 +58,17 @@ class Sampler:
     spaced_as_dpm: bool = False
     has_unit_start: bool = False
     drops_penultimate: bool = False
-    looks_twice: bool = False
-    starts_with_two: bool = False
-
-    def looks(self, steps: int) -> int:
-        """How often a run of so many steps, 1 or more, asks the denoiser: the step to 0 asks once."""
-        return 2 * steps - 1 if self.looks_twice else steps + (self.starts_with_two and steps > 1)
 
 
 SCHEDULERS: dict[str, Sampler] = {
     "euler": Sampler(solvers.euler),
     "euler_ancestral": Sampler(solvers.euler_ancestral, uses_noise=True),
-    "heun": Sampler(solvers.heun, looks_twice=True),
-    "dpm_2": Sampler(solvers.dpm_2, drops_penultimate=True, looks_twice=True),
-    "dpm_2_ancestral": Sampler(
-        solvers.dpm_2_ancestral, uses_noise=True, drops_penultimate=True, looks_twice=True
-    ),
+    "heun": Sampler(solvers.heun),
+    "dpm_2": Sampler(solvers.dpm_2, drops_penultimate=True),
+    "dpm_2_ancestral": Sampler(solvers.dpm_2_ancestral, uses_noise=True, drops_penultimate=True),
     "lms": Sampler(multistep.lms),
-    "dpmpp_2s_ancestral": Sampler(solvers.dpmpp_2s_ancestral, uses_noise=True, looks_twice=True),
-    "dpmpp_sde": Sampler(solvers.dpmpp_sde, uses_noise=True, looks_twice=True),
+    "dpmpp_2s_ancestral": Sampler(solvers.dpmpp_2s_ancestral, uses_noise=True),
+    "dpmpp_sde": Sampler(solvers.dpmpp_sde, uses_noise=True),
     "dpmpp_2m": Sampler(multistep.dpmpp_2m, spaced_as_dpm=True),
     "dpmpp_2m_sde": Sampler(multistep.dpmpp_2m_sde, uses_noise=True, spaced_as_dpm=True),
     "ddim": Sampler(solvers.euler),  # on sigmas DDIM is an Euler step
@@ -88,7 +78,7 @@ SCHEDULERS: dict[str, Sampler] = {
     "uni_pc_bh2": Sampler(multistep.uni_pc_bh2, spaced_as_dpm=True, drops_penultimate=True),
     "dpmpp_3m_sde": Sampler(multistep.dpmpp_3m_sde, uses_noise=True, spaced_as_dpm=True),
     "ddpm": Sampler(solvers.euler_ancestral, uses_noise=True, has_unit_start=True),  # on sigmas the same
-    "pndm": Sampler(multistep.pndm, has_unit_start=True, starts_with_two=True),
+    "pndm": Sampler(multistep.pndm, has_unit_start=True),
 }
 GPU_NAMES = {f"{name}_gpu": name for name in ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")}
 """ComfyUI's names for samplers whose noise comes from a graphics card: here it comes from the processor."""

@@ -259,6 +259,14 @@ class SessionCache:
             self._open[role] = key, session
         return session
 
+    def release(self, *roles: str) -> None:
+        """Free those graphs, if they are loaded."""
+        freed = [self._open.pop(role)[1] for role in roles if role in self._open]
+        for session in freed:
+            session.close()
+        if freed:
+            trim_malloc()
+
     def _load(self, role: str, changed: bool, edit: TextEdit) -> GraphSession:
         began = time.monotonic()
         path = self._pack.verify_graph(role)

@@ -67,6 +67,7 @@ class Stages:
         self.loras: tuple[LoraUse, ...] = ()
         self.image: ImagePrompt | None = None
         self.last_layer: int | None = None
+        self._last_asked: dict[str, float] = {}  # role -> timestep; shared by all that share the graphs
         self.embeddings = embeddings or EmbeddingFolder(None)
         self.sessions = SessionCache(pack, provider, threads, memory)
         self.words = Words(pack, self.sessions, self.embeddings)
@@ -187,7 +188,16 @@ class Stages:
         if seen := image_feeds(encodings, timestep, train):
             role += LOOKING
             feeds |= seen
+        self._free_other_denoisers(role, timestep)
         return self.sessions.get(role).output(feeds, "out_sample", latents.shape)
+
+    def _free_other_denoisers(self, role: str, timestep: float) -> None:
+        """Before another of the denoiser's graphs loads: one that was asked in an earlier step holds as much
+        memory again. Those that take turns within a step stay."""
+        last = self._last_asked
+        if role not in self.sessions.loaded:
+            self.sessions.release(*(other for other, when in last.items() if when != timestep))
+        last[role] = timestep
 
     def unscaled(self, latents: np.ndarray) -> np.ndarray:
         """The denoiser's latents as the autoencoder has them. Raises EngineError when they are no numbers."""

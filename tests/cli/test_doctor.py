@@ -94,6 +94,16 @@ def test_broker_reached(device, broker):
     assert (found.state, found.message) == ("ok", f"127.0.0.1:{broker.port}: connected, login accepted")
 
 
+def test_what_a_broker_cannot_is_told(device, make_broker):
+    broker = make_broker("retain_available false\nmax_qos 0\nmax_packet_size 5000")
+    found = mqtt(device, "", broker.port)
+    assert found.state == "warn"
+    for said in ("no retained messages", "QoS 0 only", "at most 5000 bytes"):
+        assert said in found.message
+    found = mqtt(device, "", make_broker("max_packet_size 1500000").port)
+    assert found.state == "ok", "pictures of mqtt.image_max_bytes fit"
+
+
 def test_broker_that_wants_another_password(device, make_broker):
     users = device.home / "users"
     users.touch(mode=0o600)

@@ -147,3 +147,10 @@ def test_seconds_are_known_after_a_job_or_when_measured(device, graph):
     queue.close()
     told = device.run("workflow", "check", "w.json", *FILLED)
     assert "seconds: about 70, as measured on this device" in told.stdout, "2 texts, 4 looks, 1 picture"
+
+
+def test_measuring_tells_the_memory_that_it_took(device, graph):
+    plain = json.loads(device.run("workflow", "check", "w.json", *FILLED, "--json").stdout)
+    told = json.loads(device.run("workflow", "check", "w.json", *FILLED, "--measure", "--json").stdout)
+    assert told["memory_note"] == f"{plain['memory_note']}; measured where that was more"
+    assert told["peak_memory_mb"] > plain["peak_memory_mb"] > 0, "this process holds the whole test run"

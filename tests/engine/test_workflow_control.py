@@ -25,7 +25,9 @@ from edgegen.engine.componentcost import with_components
 from edgegen.engine.control import Control
 from edgegen.engine.estimate import estimate_seconds, graph_runs, measure
 from edgegen.engine.executor import Executor, NodePictures
+from edgegen.engine.memory import FULL
 from edgegen.engine.nodes import NODES, check_for
+from edgegen.engine.stages import Stages
 from edgegen.engine.workbench import Workbench
 from edgegen.errors import BadRequest
 from edgegen.pack import FileEntry, GraphEntry, Pack, file_entry, write_manifest
@@ -277,3 +279,29 @@ def test_controlnets_are_measured_and_their_files_counted(bench: Workbench) -> N
     large = replace(part, manifest=part.manifest.model_copy(update={"graphs": {"controlnet": entry}}))
     assert with_components(1000, [large], ["full"]) == 2000
     assert with_components(1000, [large], ["low"]) == 1200, "it stays beside the denoiser"
+
+
+def test_of_a_denoiser_that_is_led_for_a_while_one_graph_stays(bench: Workbench, monkeypatch) -> None:
+    stages = bench.stages(bench.pack_for("led"))
+    loaded: list[list[str]] = []
+    unet = Stages.unet
+
+    def watched(self: Stages, *args: Any) -> np.ndarray:
+        found = unet(self, *args)
+        loaded.append([role for role in self.sessions.loaded if role.startswith("unet")])
+        return found
+
+    monkeypatch.setattr(Stages, "unet", watched)
+    data = graph(advanced(end_percent=0.5))
+    data["3"]["inputs"]["steps"] = 4
+    drawn(bench, data)
+    assert stages.memory == FULL
+    assert loaded[0] == ["unet_control"]
+    assert loaded[-1] == ["unet"]
+    assert all(len(roles) == 1 for roles in loaded)
+    loaded.clear()
+    one_side = graph(advanced())
+    one_side["3"]["inputs"]["negative"] = ["7", 0]
+    drawn(bench, one_side)
+    assert loaded[-1] == ["unet", "unet_control"], "they take turns"
+    assert all(len(roles) == 2 for roles in loaded[1:])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import families
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -27,7 +31,7 @@ from edgegen.engine.request import noise_schedule
 from edgegen.engine.workbench import Workbench
 from edgegen.pack import Pack
 from edgegen.settings import LimitSettings
-from quantize import weights
+from quantize import controlint8, weights
 from quantize.cli import cli
 from quantize.control import ControlError, add_control
 from quantize.controlnets import find_controlnet
@@ -232,3 +236,88 @@ def test_single_files_are_refused_with_the_way_out(built: Path, tmp_path: Path) 
 def test_a_graph_without_skip_connections_cannot_be_led(built: Path) -> None:
     with pytest.raises(ControlError, match="no skip connections"):
         add_control(Pack.open(built / "packs" / "sd1").graph("vae_decoder"))
+
+
+@pytest.fixture(scope="module")
+def base(built: Path) -> Path:
+    """The small denoiser with short runs."""
+    folder = Path(shutil.copytree(built / "packs" / "sd1", built / "short"))
+    data = json.loads((folder / "pack.json").read_text("utf-8"))
+    data["defaults"]["steps"] = 5
+    (folder / "pack.json").write_text(json.dumps(data), "utf-8")
+    return folder
+
+
+def build_int8(built: Path, base: Path, out: Path) -> Component:
+    words = out.with_suffix(".txt")
+    words.write_text("a red apple\na blue cat\na green hat\n", "utf-8")
+    prompts = ("--calibration-prompts", words, "--evaluation-prompts", words)
+    run(built / "sd1-net", "-o", out, "--precision", "int8", "--base", base, *prompts)
+    return Component.open(out)
+
+
+@pytest.fixture(scope="module")
+def net8(built: Path, base: Path) -> Component:
+    return build_int8(built, base, built / "net8")
+
+
+def test_int8_is_judged_by_the_pictures_it_leads_to(net8: Component) -> None:
+    judged = net8.manifest.evaluation
+    assert judged["pictures"]["ssim"] >= 0.95
+    assert judged["pictures"]["pictures"] == 3
+    assert judged["graphs"]["controlnet"]["sqnr_db"] > 25
+    assert (net8.manifest.graphs["controlnet"].precision, judged["base"]) == ("int8", "sd1")
+    assert judged["graphs"]["controlnet"]["layer_sqnr_db"]
+
+
+def test_the_int8_graph_is_small_and_gives_what_it_should(built: Path, net8: Component) -> None:
+    graph = onnx.load(net8.graph("controlnet"), load_external_data=False).graph
+    assert "QuantizeLinear" in [node.op_type for node in graph.node]
+    plain = onnx.load(
+        built / "packs" / "sd1-net" / "controlnet" / "model.onnx", load_external_data=False
+    ).graph
+    assert [o.name for o in graph.output] == [o.name for o in plain.output]
+    float_bytes, int8_bytes = (
+        sum(f.stat().st_size for f in (folder / "controlnet").iterdir())
+        for folder in (built / "packs" / "sd1-net", net8.folder)
+    )
+    assert int8_bytes < 0.5 * float_bytes
+
+
+def test_the_int8_net_leads_the_device_to_nearly_the_same(
+    built: Path, net8: Component, tmp_path: Path
+) -> None:
+    """What it adds, not the picture as such: that hardly differs without it."""
+    packs = tmp_path / "packs"
+    shutil.copytree(built / "packs" / "sd1", packs / "sd1")
+    folder = Path(shutil.copytree(net8.folder, packs / "sd1-net"))
+    text = (folder / "pack.json").read_text("utf-8")
+    (folder / "pack.json").write_text(json.dumps(json.loads(text) | {"name": "sd1-net"}), "utf-8")
+    with closing(Workbench([packs], {}, tmp_path, LimitSettings(), "cpu", 1)) as bench:
+        got, unled = (ours(bench, "sd1", [{"strength": strength}]) for strength in (1.0, 0.0))
+    with closing(Workbench([built / "packs"], {}, tmp_path, LimitSettings(), "cpu", 1)) as bench:
+        wanted = ours(bench, "sd1", [{}])
+    assert 0 < np.square(got - wanted).sum() < 0.05 * np.square(wanted - unled).sum()
+
+
+def test_more_layers_stay_float_until_the_pictures_are_right(
+    built: Path, base: Path, net8: Component, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controlint8, "LEAST_SSIM", 1.01)
+    with pytest.raises(SourceError, match=r"SSIM .* with \d+ layers float, below 1.01: take fp16") as refused:
+        build_int8(built, base, tmp_path / "never")
+    kept = net8.manifest.evaluation["graphs"]["controlnet"]["float_layers"]
+    assert int(str(refused.value).split(" with ")[1].split()[0]) > len(kept)
+    assert not (tmp_path / "never").exists()
+
+
+def test_int8_wants_a_denoiser_that_it_can_lead(built: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="needs --base PACK"):
+        run(built / "sd1-net", "-o", tmp_path / "x", "--precision", "int8")
+    with pytest.raises(SourceError, match="of another family"):
+        run(
+            built / "sdxl-net", "-o", tmp_path / "x", "--precision", "int8", "--base", built / "packs" / "sd1"
+        )
+    with pytest.raises(SourceError, match="build it with --with-control"):
+        tiny = Path(__file__).parent.parent / "packs" / "tiny"
+        run(built / "sd1-net", "-o", tmp_path / "x", "--precision", "int8", "--base", tiny)

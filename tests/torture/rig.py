@@ -141,7 +141,8 @@ class Rig:
 
     def revive_dead(self) -> None:
         """What systemd does: whatever has ended starts again."""
-        self.start(*[part for part, process in self._processes.items() if process.poll() is not None] or [])
+        if dead := [part for part, process in self._processes.items() if process.poll() is not None]:
+            self.start(*dead)
 
     def exit_code(self, part: str) -> int:
         return self._processes[part].wait(PATIENCE_S)

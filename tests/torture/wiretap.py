@@ -52,14 +52,18 @@ class Wiretap:
 
     def __init__(self) -> None:
         self.packets: list[Packet] = []
-        self._connections = 0
+        self.connections = 0
         self._lock = threading.Lock()
 
     def connection(self) -> tuple[Stream, Stream]:
         """For the bytes from the device, and for those from the broker."""
         with self._lock:
-            self._connections += 1
-            return Stream(self, self._connections, True), Stream(self, self._connections, False)
+            self.connections += 1
+            return Stream(self, self.connections, True), Stream(self, self.connections, False)
+
+    def is_answered(self, after: int) -> bool:
+        """Whether the broker has acknowledged something on a connection after the first `after` ones."""
+        return any(p.connection > after and p.kind == PUBACK for p in self.packets if not p.from_device)
 
     def published(self) -> Iterator[Packet]:
         return (p for p in self.packets if p.kind == PUBLISH)

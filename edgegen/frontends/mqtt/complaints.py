@@ -43,7 +43,7 @@ class Complaints:
 
     def limited(self, limits: Limits) -> None:
         """It explains what people miss."""
-        found = limits.consequences()
+        found = limits.consequences(self._settings)
         for what in found:
             if what not in self._told_limits:
                 log.warning("MQTT broker %s: %s", self._where, what)

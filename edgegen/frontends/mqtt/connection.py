@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 FAREWELL_TIMEOUT_S = 3.0
 STABLE_AFTER_S = 10.0
+PACKET_TOO_LARGE = 0x95
+FRUITLESS_LIVES_CHOKE = 4
+SUSPECT_BYTES = 2048  # of a payload: statuses are smaller
 TOGETHER = RECEIVE_MAXIMUM  # without acknowledgements the broker sends no more
 
 
@@ -82,7 +85,8 @@ class Connection:
         self._redeliver_at: float | None = None
         self._broker = BrokerLimits()
         self._sent_under = self._broker.current
-        self._starts_anew = self._has_learned = False
+        self._starts_anew = self._has_learned = self._is_fruitful = False
+        self._fruitless_lives = 0
         self._client_id, self._will = client_id, will
         self._client = make_client(settings, client_id, will)
         self._attach()
@@ -235,6 +239,7 @@ class Connection:
                 self._heed_refusal(reason_code)
                 return
             self._up_since = time.monotonic()
+            self._is_fruitful = False
             limits = self._broker.hear(properties)
             self._complaints.connected(limits)
             if self._outbox.has_in_flight and limits.is_stricter_than(self._sent_under):
@@ -297,12 +302,26 @@ class Connection:
         self._outbox.shut()
         if not self._is_answered:
             self._complaints.unanswered()
-        if self._broker.learn(reason_code.value):
+        if self._broker.learn(reason_code.value) or self._chokes(reason_code):
             self._complaints.limited(self.limits)
             self._starts_anew = self._has_learned = True  # paho would send again what it hung up on
         if self._starts_anew or self._closing.is_set() or self._up_since is None or self._is_redelivery_due():
             return
         self._complaints.lost(reason_code, self._was_stable())
+
+    def _chokes(self, reason_code: ReasonCode) -> bool:
+        """Whether it seems to hang up on something large, as one of MQTT 3.1.1 does without a word: it did so
+        again and again before it acknowledged anything. Then we take half of that for what it takes."""
+        largest = self._outbox.largest_in_flight_bytes()
+        is_fruitless = self._up_since is not None and not self._is_fruitful and largest >= SUSPECT_BYTES
+        self._fruitless_lives = self._fruitless_lives + 1 if is_fruitless else 0
+        if largest < SUSPECT_BYTES or self._closing.is_set():
+            return False
+        if reason_code.value != PACKET_TOO_LARGE and self._fruitless_lives < FRUITLESS_LIVES_CHOKE:
+            return False
+        self._fruitless_lives = 0
+        self._broker.learn_size(largest // 2)
+        return True
 
     def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
         self._arrived.append(message)
@@ -315,6 +334,7 @@ class Connection:
         reason_code: ReasonCode,
         _properties: Properties | None,
     ) -> None:
+        self._is_fruitful = True
         self._outbox.acknowledged(mid)
         if reason_code.is_failure:
             self._complaints.not_taken(reason_code)
@@ -334,16 +354,16 @@ class Connection:
         return message is not None
 
     def _send(self, message: Outgoing) -> None:
-        mid, allowed = None, self._sent_under.adapt(message)
+        mid, size, allowed = None, 0, self._sent_under.adapt(message)
         try:
             payload = message.payload() if callable(message.payload) else message.payload
             if payload is not None:
-                info = self._publish(allowed, payload)
+                size, info = len(payload), self._publish(allowed, payload)
                 mid = info.mid if info and message.qos else None
         except Exception:
             log.exception("MQTT message for %s could not be sent", message.topic)
         finally:
-            self._outbox.sent(mid, is_kept=allowed.qos > 0)
+            self._outbox.sent(mid, is_kept=allowed.qos > 0, payload_bytes=size)
 
     def _publish(self, message: Outgoing, payload: bytes) -> paho.MQTTMessageInfo | None:
         """None for what the broker would hang up on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...settings import MqttSettings
 from .messages import Outgoing
 
 RETAIN_NOT_SUPPORTED, QOS_NOT_SUPPORTED, SHARES_NOT_SUPPORTED = 0x9A, 0x9B, 0x9E
@@ -64,21 +65,16 @@ class Limits:
             or (self.max_packet_bytes or _ENDLESS) < (other.max_packet_bytes or _ENDLESS)
         )
 
-    def consequences(self) -> list[str]:
-        """For people: what is missing, and what that means."""
+    def consequences(self, mqtt: MqttSettings) -> list[str]:
+        """For people: what is missing of what the settings ask for, and what that means."""
         found = []
         if not self.retains:
-            found.append(
-                "keeps no retained messages: who subscribes later sees no last picture, no availability"
-            )
+            found.append("keeps no retained messages: who subscribes later sees no last picture")
         if self.max_qos == 0:
-            found.append(
-                "takes QoS 0 only: what is under way when a connection ends may be lost, commands too"
-            )
-        if self.max_packet_bytes is not None:
-            size = self.max_packet_bytes
+            found.append("takes QoS 0 only: what is under way when a connection ends is lost, commands too")
+        if (size := self.max_packet_bytes or _ENDLESS) < mqtt.image_max_bytes:
             found.append(f"takes packets of at most {size} bytes: larger pictures are scaled down")
-        if not self.shares:
+        if mqtt.fleet and not self.shares:
             found.append("knows no shared subscriptions: no jobs of the fleet come this way")
         return found
 
@@ -100,11 +96,13 @@ class BrokerLimits:
     @property
     def current(self) -> Limits:
         said, taught = self._said, self._taught
+        sizes = [limits.max_packet_bytes for limits in (said, taught) if limits.max_packet_bytes]
         return replace(
             said,
             max_qos=min(said.max_qos, taught.max_qos),
             retains=said.retains and taught.retains,
             shares=said.shares and taught.shares,
+            max_packet_bytes=min(sizes, default=None),
         )
 
     def hear(self, connack: Any) -> Limits:
@@ -122,6 +120,10 @@ class BrokerLimits:
         open_to_speech = {key: getattr(UNLIMITED, key) for key in said}
         self._taught = replace(self._taught, **open_to_speech)
         return self.current
+
+    def learn_size(self, max_packet_bytes: int) -> None:
+        """It hung up on something larger."""
+        self._taught = replace(self._taught, max_packet_bytes=max_packet_bytes)
 
     def learn(self, reason_code: int) -> bool:
         """Draw a lesson from why it refused or hung up; False when there is none, or none that is new."""

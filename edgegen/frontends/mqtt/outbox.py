@@ -31,6 +31,7 @@ class Outbox:
         self._waiting: OrderedDict[object, Outgoing] = OrderedDict()
         self._ticket = count()
         self._in_flight: dict[int, Outgoing] = {}
+        self._bytes: dict[int, int] = {}
         self._unkept: set[int] = set()  # in flight, and nobody sends them again but we
         self._early: set[int] = set()
         self._popped: Outgoing | None = None
@@ -82,6 +83,11 @@ class Outbox:
     def has_in_flight(self) -> bool:
         return bool(self._in_flight)
 
+    def largest_in_flight_bytes(self) -> int:
+        """Of the payloads that are in flight; 0 without any."""
+        with self._changed:
+            return max((self._bytes.get(mid, 0) for mid in self._in_flight), default=0)
+
     def close(self) -> None:
         """Wake the sender for the last time."""
         with self._changed:
@@ -103,7 +109,7 @@ class Outbox:
             self._popped = self._waiting.popitem(last=False)[1]
             return self._popped
 
-    def sent(self, mid: int | None, is_kept: bool = True) -> None:
+    def sent(self, mid: int | None, is_kept: bool = True, payload_bytes: int = 0) -> None:
         """The popped message is with paho as `mid`, or is done with (None).
 
         Args:
@@ -113,7 +119,7 @@ class Outbox:
         with self._changed:
             message, self._popped = self._popped, None
             if mid is not None and mid not in self._early and message is not None:
-                self._in_flight[mid] = message
+                self._in_flight[mid], self._bytes[mid] = message, payload_bytes
                 if not is_kept:
                     self._unkept.add(mid)
                 message = None
@@ -127,6 +133,7 @@ class Outbox:
         with self._changed:
             message = self._in_flight.pop(mid, None)
             self._unkept.discard(mid)
+            self._bytes.pop(mid, None)
             if message is None and self._is_sending:
                 self._early.add(mid)
             self._changed.notify_all()
@@ -142,6 +149,7 @@ class Outbox:
         """Before all that waits, in their order; one whose place a newer one took is done with."""
         for mid in sorted(mids, key=list(self._in_flight).index, reverse=True):
             message = self._in_flight.pop(mid)
+            self._bytes.pop(mid, None)
             key: object = message.slot or next(self._ticket)
             if key not in self._waiting:
                 self._waiting[key] = message

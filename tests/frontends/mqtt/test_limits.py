@@ -6,6 +6,7 @@ import logging
 import paho.mqtt.client as paho
 import pytest
 
+from edgegen.frontends.mqtt.connection import FRUITLESS_LIVES_CHOKE
 from edgegen.frontends.mqtt.limits import UNLIMITED, BrokerLimits, Limits
 from edgegen.frontends.mqtt.messages import Outgoing
 from edgegen.jobs.job import JobRequest
@@ -145,12 +146,56 @@ def test_any_message_too_large_is_named_and_the_rest_goes_on(make_broker, make_h
     assert "homeassistant/device/edgegen_shop/config: a message of" in caplog.text
 
 
+def test_no_more_is_under_way_than_the_broker_wants(make_broker, make_house, make_phone):
+    broker = make_broker("max_inflight_messages 3")
+    phone, house = make_phone(broker.port), make_house(broker.port)
+    assert house.frontend._connection.limits.receive_maximum == 3
+    assert house.frontend._outbox._window == 3
+    for number in range(30):
+        house.service.submit(JobRequest(id=f"j{number}", prompt="a red apple"))
+    wait_for(lambda: len(phone.statuses(state="queued")) == 30, "all arrive")
+
+
 def test_a_broker_of_3_1_1_says_nothing(make_broker, make_house, make_phone):
     broker = make_broker()
     phone = make_phone(broker.port, paho.MQTTv311)
     house = make_house(broker.port, protocol="3.1.1")
     draw(house, phone, "a1")
     assert house.frontend._connection.limits == UNLIMITED
+
+
+def test_one_that_hangs_up_on_large_packets_without_a_word_gets_smaller_ones(
+    make_broker, make_house, make_phone, caplog
+):
+    """MQTT 3.1.1 has no words for it, and paho would send the picture again for ever."""
+    broker = make_broker("max_packet_size 3000")
+    phone, house = make_phone(broker.port), make_house(broker.port, protocol="3.1.1", home_assistant=False)
+    house.picture = PICTURE + bytes(4000)
+    draw(house, phone, "a1")
+    wait_for(lambda: house.service.status()["outbox"]["waiting"] == 0, "the outbox is empty")
+    half = len(house.picture) // 2
+    assert f"takes packets of at most {half} bytes" in caplog.text
+    wait_for(lambda: "image_omitted" in told_meta(phone), "meta says so")
+    assert picture_room(house.queue.database) < half
+    house.picture = PICTURE
+    draw(house, phone, "a2")
+    phone.wait_message(IMAGE, PICTURE)
+
+
+def test_links_that_are_cut_teach_nothing(broker, make_house, make_phone):
+    """What was acknowledged in between shows that the broker takes what we send."""
+    phone, house = make_phone(broker.port), make_house(broker.port, home_assistant=False)
+    house.picture = PICTURE + bytes(4000)
+    draw(house, phone, "a1")
+    for _ in range(FRUITLESS_LIVES_CHOKE):
+        house.wait_connected()
+        count = len(phone.on(IMAGE))
+        wait_for(lambda count=count: len(phone.on(IMAGE)) >= count, "the picture")
+        wait_for(lambda: not house.frontend._outbox.has_in_flight, "all is acknowledged")
+        house.frontend._connection._client.socket().shutdown(2)
+        wait_for(lambda: not house.frontend.is_connected, "the loss is noticed")
+    house.wait_connected()
+    assert house.frontend._connection.limits.max_packet_bytes is None
 
 
 class Connack:
@@ -172,6 +217,9 @@ def test_a_refusal_teaches_until_a_connack_speaks_of_it():
     assert broker.learn(0x9E)
     assert broker.current.subscribable(("a", "$share/g/a")) == ("a",)
     assert broker.hear(None) == Limits(shares=False)
+    broker.learn_size(5000)
+    assert broker.hear(Connack()).max_packet_bytes == 5000
+    assert broker.hear(Connack(MaximumPacketSize=9000)).max_packet_bytes == 9000
 
 
 def test_messages_keep_to_the_limits():
