@@ -26,7 +26,7 @@ from .runner import Feeds
 
 CROP_LATENTS = 32
 HINT = "controlnet_cond"
-LOUD_SHARE = 0.02  # of all noise: a group with less holds no layer that is worth a look of its own
+LOUD_SHARE = 0.005  # of all noise: a group with less holds no layer that is worth a look of its own
 FEWEST_GROUPS = 16  # of fewer, most would be loud
 
 
