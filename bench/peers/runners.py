@@ -104,7 +104,7 @@ class EdgegenRunner(_GraphRunner):
 
     def __init__(self, work: Path, threads: int, pack: str, provider: str = "cpu"):
         from edgegen.engine.providers import choose_provider
-        from edgegen.engine.session import SessionCache
+        from edgegen.engine.sessioncache import SessionCache
         from edgegen.pack import Pack
 
         self._sessions = SessionCache(Pack.open(work / pack), choose_provider(provider), threads)

@@ -13,7 +13,8 @@ from ..diffusion.pixels import to_uint8
 from .graphtimes import Pace
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
-from .session import SessionCache, output_of
+from .session import output_of
+from .sessioncache import SessionCache
 
 ROLE = "clip_vision"
 

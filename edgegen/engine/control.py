@@ -17,7 +17,7 @@ from ..errors import EngineError
 from .graphtimes import Pace
 from .memory import MemoryMode
 from .providers import ProviderChoice
-from .session import SessionCache
+from .sessioncache import SessionCache
 
 CONTROLLED = "unet_control"
 ROLE, HINT = "controlnet", "controlnet_cond"

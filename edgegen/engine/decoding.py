@@ -16,7 +16,8 @@ import numpy as np
 from ..errors import EngineError
 from .freememory import FreeMemory, own_anonymous_mb, read_free_memory
 from .memory import MemoryMode
-from .session import GraphSession, SessionCache
+from .session import GraphSession
+from .sessioncache import SessionCache
 from .tiles import map_blended, map_exactly
 
 HEAD, TAIL = "vae_decoder_head", "vae_decoder_tail"

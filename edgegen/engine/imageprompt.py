@@ -18,7 +18,8 @@ from .control import speaks_in
 from .graphtimes import Pace
 from .memory import MemoryMode
 from .providers import ProviderChoice
-from .session import SessionCache, output_of
+from .session import output_of
+from .sessioncache import SessionCache
 
 LOOKING = "_ip"
 """What a denoiser's role ends in where it looks at pictures."""

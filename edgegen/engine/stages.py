@@ -30,7 +30,7 @@ from .imageprompt import LOOKING, ImagePrompt
 from .lora.merge import LoraSet, LoraUse
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
-from .session import DECODER, SessionCache
+from .sessioncache import DECODER, SessionCache
 from .words import Words
 
 Prompts = tuple[Conditioning, Conditioning | None]

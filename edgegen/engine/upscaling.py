@@ -15,7 +15,7 @@ from ..component import Component
 from ..errors import OutOfMemory
 from .graphtimes import Pace
 from .providers import ProviderChoice
-from .session import SessionCache
+from .sessioncache import SessionCache
 from .tiles import blended_tiles, spans
 
 TILE, SMALLEST_TILE, OVERLAP = 512, 128, 32  # pixels of the picture that is enlarged

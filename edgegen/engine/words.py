@@ -19,7 +19,8 @@ from ..pack import Pack
 from .clipskip import FIRST, SECOND, hidden_before, text_encoders
 from .conditioning import Encoding
 from .embeddings import EmbeddingFolder, FittingVectors
-from .session import SessionCache, output_of
+from .session import output_of
+from .sessioncache import SessionCache
 from .textgraph import MASK, STOPPED, VECTORS, TextEdit
 
 PROMPTS_REMEMBERED = 8

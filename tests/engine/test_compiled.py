@@ -12,7 +12,7 @@ import pytest
 from edgegen.engine.compiled import CompiledCache, cache_in, cache_key, is_sealed
 from edgegen.engine.providers import ProviderChoice, choose_provider, openvino_options
 from edgegen.engine.runtime import onnxruntime
-from edgegen.engine.session import SessionCache
+from edgegen.engine.sessioncache import SessionCache
 from edgegen.errors import EngineError, OutOfMemory, ProviderError
 from edgegen.pack import Pack
 

@@ -13,7 +13,7 @@ from edgegen.engine.memory import FULL, LOW, MODES, MemoryMode, apply_mode, tune
 from edgegen.engine.pipeline import GenerationSettings, TextToImage
 from edgegen.engine.providers import choose_provider
 from edgegen.engine.runtime import onnxruntime
-from edgegen.engine.session import SessionCache
+from edgegen.engine.sessioncache import SessionCache
 from edgegen.pack import Pack, builtin_packs_dir, find_pack
 
 ROOT = Path(__file__).parent.parent.parent

@@ -8,7 +8,7 @@ import pytest
 
 from edgegen.engine import providers
 from edgegen.engine.providers import choose_provider, cpu_vendor, openvino_devices, openvino_options
-from edgegen.engine.session import SessionCache
+from edgegen.engine.sessioncache import SessionCache
 from edgegen.errors import ProviderError
 from edgegen.pack import Pack
 

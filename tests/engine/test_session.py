@@ -10,7 +10,8 @@ import pytest
 
 from edgegen.engine.providers import ProviderChoice, choose_provider
 from edgegen.engine.runtime import onnxruntime, usable_cores
-from edgegen.engine.session import GraphSession, SessionCache, open_session, session_options
+from edgegen.engine.session import GraphSession, open_session, session_options
+from edgegen.engine.sessioncache import SessionCache
 from edgegen.errors import EngineError, OutOfMemory, PackError
 from edgegen.pack import Pack
 

@@ -13,7 +13,7 @@ from test_lora import CONVOLUTIONS, LATENTS, MATRICES, changes, encoding, kohya,
 from edgegen.engine.conditioning import Encoding
 from edgegen.engine.lora.merge import LoraSet, LoraUse
 from edgegen.engine.memory import FULL, MODES
-from edgegen.engine.session import SessionCache
+from edgegen.engine.sessioncache import SessionCache
 from edgegen.engine.stages import Stages
 from edgegen.pack import Pack
 from tests.loras import write_tensors
