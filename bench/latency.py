@@ -196,9 +196,10 @@ def offered(listener: Listener, rate: float, seconds: float, beside: str) -> dic
 def one_by_one(listener: Listener, jobs: int, pause: float, pictures: IO[str]) -> dict[str, float]:
     """An idle device gets one job after the other; the first one loads the graphs and does not count."""
     first, last = [], []
+    listener.wait("image", "0")  # retained, of an earlier job
     for number in range(jobs + 1):
         time.sleep(pause)
-        took_first, image = asked(listener, f"j{number}", number)
+        took_first, image = asked(listener, f"j{number}", number + 1)
         drawn = json.loads(pictures.readline())
         if number:
             first.append(took_first)
