@@ -117,7 +117,7 @@ def test_a_pack_is_measured_against_float32_later(packs: dict[str, Pack], copy: 
 
 
 def assert_same_drift(got: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Equal, but for what the last bits of float sums move: the records are drawn anew, by another file of the
+    """Equal, but for what last bits of float sums move: the records are drawn anew, by another file of the
     float graph. With AVX-512 nothing moves; with AVX2 one timestep did, by 0.02 dB."""
     moved = ("sqnr_db", "relative_error", "sqnr_db_by_timestep")
     rest = [{k: v for k, v in drift.items() if k not in moved} for drift in (got, wanted)]
