@@ -266,5 +266,5 @@ def copy_stamped(graph: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out = out.absolute()
     with weights_read_from(graph) as model:
-        stamp(model, __version__)
+        stamp(model, __version__, keep_shapes=True)
         save_graph(model, out)

@@ -6,7 +6,6 @@ import base64
 import io
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -110,22 +109,10 @@ def test_a_pack_is_measured_against_float32_later(packs: dict[str, Pack], copy: 
     after = Pack.open(copy.folder)
     after.verify()
     assert after.manifest.evaluation["pictures"] == before["pictures"]
-    assert_same_drift(after.manifest.evaluation["graphs"]["unet"], before["graphs"]["unet"])
+    assert after.manifest.evaluation["graphs"]["unet"] == before["graphs"]["unet"]
     assert report_of(after).export_errors == report_of(packs["fp32"]).export_errors
     assert "unet" in report_of(after).costs
     assert after.manifest.graphs == copy.manifest.graphs
-
-
-def assert_same_drift(got: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Equal, but for what last bits of float sums move: the records are drawn anew, by another file of the
-    float graph. With AVX-512 nothing moves; with AVX2 one timestep did, by 0.02 dB."""
-    moved = ("sqnr_db", "relative_error", "sqnr_db_by_timestep")
-    rest = [{k: v for k, v in drift.items() if k not in moved} for drift in (got, wanted)]
-    assert rest[0] == rest[1]
-    assert got["sqnr_db"] == pytest.approx(wanted["sqnr_db"], abs=0.05)
-    assert got["relative_error"] == pytest.approx(wanted["relative_error"], rel=5e-3)
-    flat = [np.ravel(drift["sqnr_db_by_timestep"]) for drift in (got, wanted)]
-    assert flat[0] == pytest.approx(flat[1], abs=0.05)
 
 
 def test_only_a_float32_pack_of_the_same_kind_is_a_reference(packs: dict[str, Pack], copy: Pack):
