@@ -175,7 +175,7 @@ def build(ctx: click.Context, source: Path, output: Path, precision: str, target
     (sampler, steps, guidance, width, height), sizes, licence and provenance.
 
     Every graph is compared with PyTorch after export. For INT8, pictures are made in float32 first and what
-    the graphs see is recorded; layers are judged one by one and the few that hurt most stay float. The pack
+    the graphs see is recorded; layers are judged and the few that hurt most stay float. The pack
     carries its own evaluation. Nothing appears at OUTPUT before all of it is done. Cut off, by Ctrl-C or by
     the power, the same command goes on from the last finished step, kept in OUTPUT.work.
     """
