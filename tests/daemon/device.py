@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -159,9 +160,11 @@ def start_engine(device: Device) -> subprocess.Popen[bytes]:
 
 def engine_pid(device: Device) -> int | None:
     """The engine's process id, as /proc knows it."""
-    children = Path(f"/proc/{device.process.pid}/task")
-    found = [int(pid) for task in children.iterdir() for pid in (task / "children").read_text().split()]
-    return found[0] if found else None
+    for task in Path(f"/proc/{device.process.pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            for pid in (task / "children").read_text().split():
+                return int(pid)
+    return None
 
 
 def jobs_in(device: Device) -> dict[str, Job]:
