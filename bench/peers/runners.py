@@ -6,9 +6,11 @@ imported by the runner that needs them: no environment has all of them.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,20 +102,36 @@ class OrtRunner(_GraphRunner):
 
 
 class EdgegenRunner(_GraphRunner):
-    """Ours: the device's own sessions on a pack."""
+    """Ours: the device's own sessions on a pack.
 
-    def __init__(self, work: Path, threads: int, pack: str, provider: str = "cpu"):
+    Args:
+        precision: for OpenVINO to compute in, in place of its own choice.
+    """
+
+    def __init__(
+        self, work: Path, threads: int, pack: str, provider: str = "cpu", precision: str | None = None
+    ):
         from edgegen.engine.providers import choose_provider
         from edgegen.engine.sessioncache import SessionCache
         from edgegen.pack import Pack
 
-        self._sessions = SessionCache(Pack.open(work / pack), choose_provider(provider), threads)
+        choice = choose_provider(provider)
+        if precision:
+            options = openvino_options(threads, precision)
+            choice = replace(choice, make_options=lambda _threads, _folder: options)
+        self._sessions = SessionCache(Pack.open(work / pack), choice, threads)
 
     def load(self, role: str) -> None:
         self._sessions.get(role)
 
     def _call(self, role: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
         return next(iter(self._sessions.get(role).run(feeds).values()))
+
+
+def openvino_options(threads: int, precision: str) -> dict[str, str]:
+    """Of the plugin; as `edgegen.engine.providers` makes them, and the precision."""
+    properties = {"INFERENCE_NUM_THREADS": str(threads), "INFERENCE_PRECISION_HINT": precision}
+    return {"load_config": json.dumps({"CPU": properties})}
 
 
 class OpenVinoRunner(_GraphRunner):
@@ -144,6 +162,7 @@ RUNNERS: dict[str, Callable[[Path, int], Runner]] = {
     "ort-stock-qdq": lambda w, t: OrtRunner(w, t, "stock-qdq"),
     "edgegen-int8": lambda w, t: EdgegenRunner(w, t, "edgegen-int8"),
     "edgegen-int8-openvino": lambda w, t: EdgegenRunner(w, t, "edgegen-int8", "openvino"),
+    "edgegen-int8-openvino-f32": lambda w, t: EdgegenRunner(w, t, "edgegen-int8", "openvino", "f32"),
     "openvino-fp16": lambda w, t: OpenVinoRunner(w, t, "openvino-fp16"),
     "openvino-fp16-f32": lambda w, t: OpenVinoRunner(w, t, "openvino-fp16", "f32"),
     "openvino-w8": lambda w, t: OpenVinoRunner(w, t, "openvino-w8"),
