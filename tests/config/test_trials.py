@@ -14,7 +14,7 @@ from edgegen.config.trials import BootTime, boot_time, current_trial, trial_file
 from edgegen.errors import ConfigError
 
 OLD, NEW = '[mqtt]\nhost = "old"\n', '[mqtt]\nhost = "new"\n'
-NOW = boot_time()
+NOW = replace(boot_time(), seconds=1000.0)  # of this boot; whole seconds, so that sums are exact
 
 
 @pytest.fixture
