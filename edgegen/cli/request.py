@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 STDIN_MAX_BYTES = 1_000_000
 SAMPLERS = (  # written out: their home in `settings` is slow to import
     "euler, euler_ancestral, heun, dpm_2, dpm_2_ancestral, lms, dpmpp_2s_ancestral, dpmpp_sde, dpmpp_2m, "
-    "dpmpp_2m_sde, ddim, uni_pc, lcm, ipndm, uni_pc_bh2, dpmpp_3m_sde, ddpm, pndm, dpmpp_sde_gpu, "
-    "dpmpp_2m_sde_gpu, dpmpp_3m_sde_gpu"
+    "dpmpp_2m_sde, ddim, uni_pc, lcm, ipndm, uni_pc_bh2, dpmpp_3m_sde, ddpm, pndm, heunpp2, ipndm_v, "
+    "deis, res_multistep, res_multistep_ancestral, gradient_estimation, euler_cfg_pp, "
+    "euler_ancestral_cfg_pp, dpmpp_2s_ancestral_cfg_pp, dpmpp_2m_cfg_pp, res_multistep_cfg_pp, "
+    "res_multistep_ancestral_cfg_pp, gradient_estimation_cfg_pp, dpmpp_sde_gpu, dpmpp_2m_sde_gpu, "
+    "dpmpp_3m_sde_gpu"
 )
 SCHEDULES = "normal, karras, exponential, sgm_uniform, simple, ddim_uniform, beta"
 PACKS_SAY = ("width", "height", "steps")

@@ -5,56 +5,16 @@ Latents, `Step` and `Moved` as in `solvers`. `history` holds the newest first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
-from .solvers import NO_SIGNAL, Moved, Step, toward
+from .adams import weighted
+from .solvers import Levels, Moved, Step, ancestral_levels, noisy, straight_levels, toward
 
 Scale = Callable[[float], float]
 
-LMS_ORDER = 4
 UNI_PC_ORDER = 3
-# Adams-Bashforth weights for even steps, newest slope first (Liu et al. 2022, arXiv:2202.09778, eq. 12).
-_ADAMS_BASHFORTH = (
-    (1.0,),
-    (3 / 2, -1 / 2),
-    (23 / 12, -16 / 12, 5 / 12),
-    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
-)
-
-
-def lms(step: Step) -> Moved:
-    """Linear multistep of order 4: integrates the polynomial through the last slopes over sigma.
-
-    Source: Adams-Bashforth with uneven steps, as k-diffusion's sample_lms.
-    """
-    denoised = step.look()
-    slopes = ((step.x - denoised) / step.here, *step.history)[:LMS_ORDER]
-    weights = lms_weights(step.sigmas[: step.i + 1][::-1][: len(slopes)], step.here, step.there)
-    return Moved(step.x + _weighted(weights, slopes), denoised, slopes)
-
-
-def lms_weights(points: np.ndarray, here: float, there: float) -> list[float]:
-    """Integrals from `here` to `there` of the Lagrange polynomials through `points`, exact."""
-    found = []
-    for k, point in enumerate(points):
-        others = np.delete(points, k)
-        # relative to `here`: powers of a sigma of 4096 would cancel
-        basis = np.poly1d(np.poly(others - here)) / np.prod(point - others)
-        found.append(float(np.polyint(basis)(there - here)))
-    return found
-
-
-def ipndm(step: Step) -> Moved:
-    """Improved pseudo-numerical method of order 4 with the weights of even steps (Zhang & Chen 2023,
-    arXiv:2204.13902; Liu et al. 2022, arXiv:2202.09778, eq. 12)."""
-    denoised = step.look()
-    slopes = ((step.x - denoised) / step.here, *step.history)[: len(_ADAMS_BASHFORTH)]
-    if step.there == 0:
-        return Moved(denoised, denoised, slopes)
-    slope = _weighted(_ADAMS_BASHFORTH[len(slopes) - 1], slopes)
-    return Moved(step.x + (step.there - step.here) * slope, denoised, slopes)
 
 
 def dpmpp_2m(step: Step) -> Moved:
@@ -62,7 +22,7 @@ def dpmpp_2m(step: Step) -> Moved:
     denoised = step.look()
     target = denoised
     if step.history and step.there > 0:
-        target = denoised + 0.5 * _slope_by_step(step, denoised)
+        target = denoised + 0.5 * slope_by_step(step, denoised)
     return Moved(toward(step.x, target, step.here, step.there), denoised, (denoised,))
 
 
@@ -72,7 +32,7 @@ def dpmpp_2m_sde(step: Step) -> Moved:
     if step.there == 0:
         return Moved(denoised, denoised, (denoised,))
     ratio = step.there / step.here
-    target = denoised + (0.5 * _slope_by_step(step, denoised) if step.history else 0.0)
+    target = denoised + (0.5 * slope_by_step(step, denoised) if step.history else 0.0)
     x = target + (step.x - target) * ratio**2
     return Moved(x + step.there * np.sqrt(1 - ratio**2) * step.draw(), denoised, (denoised,))
 
@@ -106,18 +66,35 @@ def _bend(step: Step, seen: tuple[np.ndarray, ...]) -> np.ndarray | float:
     return phi_2 * (first + second * (before[0] / whole)) - phi_3 * second * (h / whole)
 
 
-def pndm(step: Step) -> Moved:
-    """Pseudo linear multistep of order 4 whose first step looks twice, as Heun does (Liu et al. 2022,
-    arXiv:2202.09778, eq. 12, without the Runge-Kutta steps at the start)."""
+def res_multistep(step: Step) -> Moved:
+    """Refined exponential solver of order 2, by the picture seen before (Zhang et al. 2023, arXiv:2308.02157,
+    eqs. 11 and 13 with c_2 below 0); the first and last step are of order 1."""
+    return _res_multistep(step, straight_levels)
+
+
+def res_multistep_ancestral(step: Step) -> Moved:
+    """The same to a level below the next one, then fresh noise."""
+    return _res_multistep(step, ancestral_levels)
+
+
+def _res_multistep(step: Step, levels: Levels) -> Moved:
     denoised = step.look()
-    slopes = ((step.x - denoised) / step.here, *step.history)[: len(_ADAMS_BASHFORTH)]
-    slope = _weighted(_ADAMS_BASHFORTH[len(slopes) - 1], slopes)
-    if step.i == 0 and step.there > 0 and step.here < NO_SIGNAL:
-        x = toward(step.x, denoised, step.here, step.there)
-        slope = (slope + (x - step.denoise(x, step.there)) / step.there) / 2
-    if step.here >= NO_SIGNAL:
-        return Moved(toward(step.x, denoised, step.here, step.there), denoised, slopes)
-    return Moved(step.x + (step.there - step.here) * slope, denoised, slopes)
+    down, up = levels(step.here, step.there)
+    x = toward(step.x, denoised, step.here, down)
+    if step.history and down > 0:
+        x = x + res_bend(step, levels) * (denoised - step.history[0])
+    return Moved(noisy(x, up, step), denoised, (denoised,))
+
+
+def res_bend(step: Step, levels: Levels) -> float:
+    """How much of the last change of the picture seen a step of order 2 adds to one of order 1.
+
+    The picture before was seen from above; to where the step from there went counts as how far back it lies.
+    """
+    h = np.log(step.here / levels(step.here, step.there)[0])
+    above = float(step.sigmas[step.i - 1])
+    h_before = np.log(above / levels(above, step.here)[0])
+    return float((1 + np.expm1(-h) / h) * h / h_before)
 
 
 def uni_pc(step: Step) -> Moved:
@@ -159,7 +136,7 @@ def _uni_p(step: Step, x: np.ndarray, seen: tuple[np.ndarray, ...], order: int, 
     ratios, differences = _uni_pc_differences(step.sigmas, step.i, h, seen, order)
     matrix, right = _uni_pc_system([*ratios, 1.0], h, scale(h))
     weights = [0.5] if order == 2 else np.linalg.solve(matrix[:-1, :-1], right[:-1])
-    return moved - scale(h) * _weighted(weights, differences)
+    return moved - scale(h) * weighted(weights, differences)
 
 
 def _uni_c(step: Step, denoised: np.ndarray, order: int, scale: Scale) -> np.ndarray:
@@ -170,7 +147,7 @@ def _uni_c(step: Step, denoised: np.ndarray, order: int, scale: Scale) -> np.nda
     ratios, differences = _uni_pc_differences(step.sigmas, step.i - 1, h, seen, order)
     weights = [0.5] if order == 1 else np.linalg.solve(*_uni_pc_system([*ratios, 1.0], h, scale(h)))
     differences = (*differences, denoised - seen[0])
-    return toward(start, seen[0], before, step.here) - scale(h) * _weighted(weights, differences)
+    return toward(start, seen[0], before, step.here) - scale(h) * weighted(weights, differences)
 
 
 def _uni_pc_differences(
@@ -193,14 +170,7 @@ def _uni_pc_system(ratios: list[float], h: float, scale: float) -> tuple[np.ndar
     return np.array(rows), np.array(right)
 
 
-def _slope_by_step(step: Step, denoised: np.ndarray) -> np.ndarray:
-    """How much the picture would change over this step in log SNR, judged by the last step."""
+def slope_by_step(step: Step, denoised: np.ndarray) -> np.ndarray:
+    """How much the picture would change over this step in log SNR, judged by what the last step saw."""
     h, h_before = np.log(step.here / step.there), np.log(step.sigmas[step.i - 1] / step.here)
     return (h / h_before) * (denoised - step.history[0])
-
-
-def _weighted(weights: Sequence[float] | np.ndarray, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    total = np.zeros_like(arrays[0])
-    for weight, array in zip(weights, arrays, strict=True):
-        total = total + weight * array
-    return total

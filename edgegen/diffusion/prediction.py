@@ -12,6 +12,9 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 Predict = Callable[[np.ndarray, float], np.ndarray]
 """(unit-variance latents, timestep) -> model output of the same shape, guidance applied."""
 
+PredictBoth = Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]]
+"""The same, and beside it the output that guidance starts from."""
+
 Draw = Callable[[], np.ndarray]
 """Fresh unit noise of the latents' shape."""
 

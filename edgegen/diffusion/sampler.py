@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .prediction import Draw, Predict
+from .prediction import Draw, Predict, PredictBoth
 from .rng import NoiseSource, NoiseState
 from .schedulers import Scheduler
 
@@ -79,13 +79,16 @@ def sample(
         scheduler: a new one from `make_scheduler`.
         latents: (1, c, h, w) float32, unit noise times `scheduler.init_noise_sigma`; unused with `resume`.
         conditioning, unconditional: handed to the denoiser as they are.
-        guidance_scale: 1 means no guidance: the second pass is never run, `unconditional` may be None.
+        guidance_scale: 1 means no guidance: the second pass is run only for schedulers with `sees_unguided`,
+            and never where `unconditional` is None.
         rng: noise for schedulers with `uses_noise`; go on with the source of the initial noise.
         pair: how to get both outputs at once; two passes of `denoiser` when None.
         resume: go on from here, everything else being as it was in the first run.
     Source of guidance: Ho & Salimans 2022, arXiv:2207.12598.
     """
-    predict = _guided(denoiser, pair or two_passes(denoiser), conditioning, unconditional, guidance_scale)
+    predict, predict_both = _guided(
+        denoiser, pair or two_passes(denoiser), conditioning, unconditional, guidance_scale
+    )
     first, total = 0, len(scheduler.timesteps)
     if resume is not None:
         first, latents, scheduler.history = resume.index, resume.latents, resume.history
@@ -93,7 +96,7 @@ def sample(
             rng.restore(resume.noise)
     draw = _drawer(rng, latents.shape)
     for i in range(first, total):
-        out = scheduler.advance(predict, latents, i, draw)
+        out = scheduler.advance(predict, latents, i, draw, predict_both)
         latents = out.latents
         state = SamplerState(i + 1, latents, scheduler.history, rng.state() if rng else None)
         yield SamplerStep(i + 1, total, latents, out.denoised, state)
@@ -101,14 +104,19 @@ def sample(
 
 def _guided(
     denoiser: Denoiser, pair: PairDenoiser, conditioning: Any, unconditional: Any, guidance_scale: float
-) -> Predict:
+) -> tuple[Predict, PredictBoth | None]:
+    """The guided output alone, and with what guidance starts from; no second one without `unconditional`."""
+
+    def predict_both(model_input: np.ndarray, timestep: float) -> tuple[np.ndarray, np.ndarray]:
+        wanted, plain = pair(model_input, timestep, conditioning, unconditional)
+        return plain + np.float32(guidance_scale) * (wanted - plain), plain
+
     def predict(model_input: np.ndarray, timestep: float) -> np.ndarray:
         if guidance_scale == 1:
             return denoiser(model_input, timestep, conditioning)
-        wanted, plain = pair(model_input, timestep, conditioning, unconditional)
-        return plain + np.float32(guidance_scale) * (wanted - plain)
+        return predict_both(model_input, timestep)[0]
 
-    return predict
+    return predict, None if unconditional is None else predict_both
 
 
 def _drawer(rng: NoiseSource | None, shape: tuple[int, ...]) -> Draw:

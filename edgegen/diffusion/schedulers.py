@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 
-from . import multistep, solvers
-from .prediction import PREDICTION_TYPES, Draw, Predict, StepOutput
+from . import adams, cfg_pp, multistep, solvers
+from .prediction import PREDICTION_TYPES, Draw, Predict, PredictBoth, StepOutput
 from .schedules import NoiseSchedule, alphas_cumprod, check_steps, sigmas_of, spaced_timesteps
 from .sigma_scheduler import SigmaScheduler, TimestepTable
 from .sigma_schedules import SIGMA_SCHEDULES, cut_sigmas, run_sigmas, tail_sigmas
@@ -29,16 +29,26 @@ class Scheduler(Protocol):
         timesteps: (steps,) float64, what the denoiser is told at the start of each step.
         init_noise_sigma: unit noise times this is where the run starts.
         uses_noise: `advance` draws fresh unit noise in steps before the last.
+        sees_unguided: `advance` asks `predict_both`: guidance's second pass is needed at any scale.
         history: what the steps so far left for the next; put it back to go on with an interrupted run.
     """
 
     timesteps: np.ndarray
     init_noise_sigma: float
     uses_noise: bool
+    sees_unguided: bool
     history: tuple[np.ndarray, ...]
 
-    def advance(self, predict: Predict, latents: np.ndarray, i: int, draw: Draw) -> StepOutput:
-        """From noise level i to i + 1, asking `predict` once or twice; latents are float32."""
+    def advance(
+        self,
+        predict: Predict,
+        latents: np.ndarray,
+        i: int,
+        draw: Draw,
+        predict_both: PredictBoth | None = None,
+    ) -> StepOutput:
+        """From noise level i to i + 1, asking `predict` or `predict_both` up to three times; latents are
+        float32. Without `predict_both` there is no guidance."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ class Sampler:
     Attributes:
         solve: how it makes a step on sigmas.
         uses_noise: it adds fresh noise.
+        sees_unguided: it looks at what guidance starts from, too.
         spaced_as_dpm: diffusers spaces its levels over steps + 1 points and starts from unit variance.
         has_unit_start: diffusers starts it from unit variance, too.
         drops_penultimate: ComfyUI skips the last level before 0.
@@ -55,6 +66,7 @@ class Sampler:
 
     solve: Callable[[solvers.Step], solvers.Moved]
     uses_noise: bool = False
+    sees_unguided: bool = False
     spaced_as_dpm: bool = False
     has_unit_start: bool = False
     drops_penultimate: bool = False
@@ -66,7 +78,7 @@ SCHEDULERS: dict[str, Sampler] = {
     "heun": Sampler(solvers.heun),
     "dpm_2": Sampler(solvers.dpm_2, drops_penultimate=True),
     "dpm_2_ancestral": Sampler(solvers.dpm_2_ancestral, uses_noise=True, drops_penultimate=True),
-    "lms": Sampler(multistep.lms),
+    "lms": Sampler(adams.lms),
     "dpmpp_2s_ancestral": Sampler(solvers.dpmpp_2s_ancestral, uses_noise=True),
     "dpmpp_sde": Sampler(solvers.dpmpp_sde, uses_noise=True),
     "dpmpp_2m": Sampler(multistep.dpmpp_2m, spaced_as_dpm=True),
@@ -74,11 +86,28 @@ SCHEDULERS: dict[str, Sampler] = {
     "ddim": Sampler(solvers.euler),  # on sigmas DDIM is an Euler step
     "uni_pc": Sampler(multistep.uni_pc, spaced_as_dpm=True, drops_penultimate=True),
     "lcm": Sampler(solvers.lcm, uses_noise=True),
-    "ipndm": Sampler(multistep.ipndm),
+    "ipndm": Sampler(adams.ipndm),
     "uni_pc_bh2": Sampler(multistep.uni_pc_bh2, spaced_as_dpm=True, drops_penultimate=True),
     "dpmpp_3m_sde": Sampler(multistep.dpmpp_3m_sde, uses_noise=True, spaced_as_dpm=True),
     "ddpm": Sampler(solvers.euler_ancestral, uses_noise=True, has_unit_start=True),  # on sigmas the same
-    "pndm": Sampler(multistep.pndm, has_unit_start=True),
+    "pndm": Sampler(adams.pndm, has_unit_start=True),
+    "heunpp2": Sampler(solvers.heunpp2),
+    "ipndm_v": Sampler(adams.ipndm_v),
+    "deis": Sampler(adams.deis),
+    "res_multistep": Sampler(multistep.res_multistep),
+    "res_multistep_ancestral": Sampler(multistep.res_multistep_ancestral, uses_noise=True),
+    "gradient_estimation": Sampler(adams.gradient_estimation),
+    "euler_cfg_pp": Sampler(cfg_pp.euler_cfg_pp, sees_unguided=True),
+    "euler_ancestral_cfg_pp": Sampler(cfg_pp.euler_ancestral_cfg_pp, uses_noise=True, sees_unguided=True),
+    "dpmpp_2s_ancestral_cfg_pp": Sampler(
+        cfg_pp.dpmpp_2s_ancestral_cfg_pp, uses_noise=True, sees_unguided=True
+    ),
+    "dpmpp_2m_cfg_pp": Sampler(cfg_pp.dpmpp_2m_cfg_pp, sees_unguided=True, spaced_as_dpm=True),
+    "res_multistep_cfg_pp": Sampler(cfg_pp.res_multistep_cfg_pp, sees_unguided=True),
+    "res_multistep_ancestral_cfg_pp": Sampler(
+        cfg_pp.res_multistep_ancestral_cfg_pp, uses_noise=True, sees_unguided=True
+    ),
+    "gradient_estimation_cfg_pp": Sampler(cfg_pp.gradient_estimation_cfg_pp, sees_unguided=True),
 }
 GPU_NAMES = {f"{name}_gpu": name for name in ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")}
 """ComfyUI's names for samplers whose noise comes from a graphics card: here it comes from the processor."""
@@ -125,6 +154,11 @@ def most_steps(name: str, schedule: NoiseSchedule, levels: str | None = None) ->
     if name == "lcm":
         return min(LCM_TRAINING_STEPS, count)
     return count - SCHEDULERS[name].spaced_as_dpm
+
+
+def needs_both_passes(name: str, guidance: float) -> bool:
+    """Whether a run asks the denoiser what it sees without guidance."""
+    return guidance != 1 or SCHEDULERS[name].sees_unguided
 
 
 def _on_levels(
@@ -183,7 +217,7 @@ def _on_sigmas(
     # from the noisiest level the start has the variance the denoiser was trained with, as in ComfyUI
     start = hypot(first, 1) if first > highest or isclose(first, highest, rel_tol=1e-5) else first
     table = TimestepTable(trained, {}, whole=True)
-    return SigmaScheduler(sampler.solve, sigmas, table, prediction_type, start, sampler.uses_noise)
+    return _run(sampler, sigmas, table, prediction_type, start)
 
 
 def _on_timesteps(sampler: Sampler, schedule: NoiseSchedule, prediction_type: str, steps: int) -> Scheduler:
@@ -197,7 +231,14 @@ def _on_timesteps(sampler: Sampler, schedule: NoiseSchedule, prediction_type: st
     start = first if top_is_visited and not has_unit_start else hypot(first, 1)
     known = dict(zip(sigmas.tolist(), timesteps.tolist(), strict=False))
     table = TimestepTable(trained, known, whole=False)
-    return SigmaScheduler(sampler.solve, sigmas, table, prediction_type, start, sampler.uses_noise)
+    return _run(sampler, sigmas, table, prediction_type, start)
+
+
+def _run(
+    sampler: Sampler, sigmas: np.ndarray, table: TimestepTable, prediction_type: str, start: float
+) -> SigmaScheduler:
+    noise, unguided = sampler.uses_noise, sampler.sees_unguided
+    return SigmaScheduler(sampler.solve, sigmas, table, prediction_type, start, noise, unguided)
 
 
 def _dpm_timesteps(schedule: NoiseSchedule, steps: int) -> np.ndarray:

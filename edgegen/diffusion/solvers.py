@@ -16,6 +16,9 @@ import numpy as np
 
 from .prediction import Draw
 
+Levels = Callable[[float, float], tuple[float, float]]
+"""(here, there) -> (the level to go to, the std of fresh noise added there)."""
+
 NO_SIGNAL = 1000.0
 """Sigmas from here on stand for pure noise: solvers that would extrapolate along sigma make an Euler step."""
 
@@ -31,6 +34,8 @@ class Step:
         i: which of them `x` is at, 0 to steps - 1.
         history: what the step before left in `Moved`; empty at the start of a run.
         draw: fresh unit noise.
+        denoise_both: as `denoise`, and beside it the picture that guidance starts from; None: there is no
+            guidance, both are one.
     """
 
     denoise: Callable[[np.ndarray, float], np.ndarray]
@@ -39,6 +44,7 @@ class Step:
     i: int
     history: tuple[np.ndarray, ...]
     draw: Draw
+    denoise_both: Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]] | None = None
 
     @property
     def here(self) -> float:
@@ -51,6 +57,13 @@ class Step:
     def look(self) -> np.ndarray:
         """The picture as the denoiser sees it from here."""
         return self.denoise(self.x, self.here)
+
+    def look_both(self) -> tuple[np.ndarray, np.ndarray]:
+        """That picture, and the one seen without guidance."""
+        if self.denoise_both is None:
+            denoised = self.look()
+            return denoised, denoised
+        return self.denoise_both(self.x, self.here)
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,11 @@ def ancestral_levels(here: float, there: float) -> tuple[float, float]:
     return there**2 / here, there * float(np.sqrt(1 - (there / here) ** 2))
 
 
+def straight_levels(here: float, there: float) -> tuple[float, float]:  # noqa: ARG001 (as `ancestral_levels`)
+    """(down, up) of a step without fresh noise."""
+    return there, 0.0
+
+
 def euler(step: Step) -> Moved:
     """First order (Karras et al. 2022, alg. 1 without its correction)."""
     denoised = step.look()
@@ -89,7 +107,7 @@ def euler_ancestral(step: Step) -> Moved:
     """First order, with fresh noise."""
     denoised = step.look()
     down, up = ancestral_levels(step.here, step.there)
-    return Moved(_noisy(toward(step.x, denoised, step.here, down), up, step), denoised)
+    return Moved(noisy(toward(step.x, denoised, step.here, down), up, step), denoised)
 
 
 def heun(step: Step) -> Moved:
@@ -104,6 +122,29 @@ def heun(step: Step) -> Moved:
     return Moved(x, denoised)
 
 
+def heunpp2(step: Step) -> Moved:
+    """Heun with a third slope, one level further on, as sd-webui-samplers-scheduler's Heun++.
+
+    Later slopes count for as much as their noise is of the run's first, so that it is of first order. The
+    last step but one has two slopes, the last is Euler's.
+    """
+    denoised = step.look()
+    x = toward(step.x, denoised, step.here, step.there)
+    steps_left = len(step.sigmas) - 1 - step.i
+    if steps_left == 1 or _is_first_order(step, step.there):
+        return Moved(x, denoised)
+    slopes, levels = [(step.x - denoised) / step.here], step.sigmas[step.i + 1 : step.i + min(steps_left, 3)]
+    for i, level in enumerate(levels):
+        slopes.append((x - step.denoise(x, float(level))) / level)
+        if i + 1 < len(levels):
+            x = x + (levels[i + 1] - level) * slopes[-1]
+    weights = levels / (len(slopes) * step.sigmas[0])
+    slope = slopes[0] * (1 - weights.sum())
+    for weight, later in zip(weights, slopes[1:], strict=True):
+        slope = slope + weight * later
+    return Moved(step.x + (step.there - step.here) * slope, denoised)
+
+
 def dpm_2(step: Step) -> Moved:
     """Second order, by the slope at the middle in log sigma (sample_dpm_2 of k-diffusion, after DPM-Solver-2,
     Lu et al. 2022, arXiv:2206.00927, alg. 1)."""
@@ -115,7 +156,7 @@ def dpm_2_ancestral(step: Step) -> Moved:
     """`dpm_2` to a level below the next one, then fresh noise."""
     denoised = step.look()
     down, up = ancestral_levels(step.here, step.there)
-    return Moved(_noisy(_by_the_middle(step, denoised, down), up, step), denoised)
+    return Moved(noisy(_by_the_middle(step, denoised, down), up, step), denoised)
 
 
 def dpmpp_2s_ancestral(step: Step) -> Moved:
@@ -127,7 +168,7 @@ def dpmpp_2s_ancestral(step: Step) -> Moved:
         return Moved(denoised, denoised)
     middle = float(np.sqrt(step.here * down))
     seen_midway = step.denoise(toward(step.x, denoised, step.here, middle), middle)
-    return Moved(_noisy(toward(step.x, seen_midway, step.here, down), up, step), denoised)
+    return Moved(noisy(toward(step.x, seen_midway, step.here, down), up, step), denoised)
 
 
 def dpmpp_sde(step: Step) -> Moved:
@@ -151,7 +192,7 @@ def lcm(step: Step) -> Moved:
     """Consistency sampling: straight to the picture, then noise of the next level (Luo et al. 2023,
     arXiv:2310.04378, alg. 3, whose boundary scaling is 1 but at the last timesteps)."""
     denoised = step.look()
-    return Moved(_noisy(denoised, step.there, step), denoised)
+    return Moved(noisy(denoised, step.there, step), denoised)
 
 
 def _by_the_middle(step: Step, denoised: np.ndarray, target: float) -> np.ndarray:
@@ -168,8 +209,9 @@ def _is_first_order(step: Step, target: float) -> bool:
     return target == 0 or step.here >= NO_SIGNAL
 
 
-def _noisy(x: np.ndarray, up: float, step: Step) -> np.ndarray:
-    return x if step.there == 0 else x + up * step.draw()
+def noisy(x: np.ndarray, up: float, step: Step) -> np.ndarray:
+    """x and fresh noise of std `up`; the picture itself gets none."""
+    return x if up == 0 else x + up * step.draw()
 
 
 def _brownian_pair(step: Step, middle: float) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .prediction import Draw, Predict, StepOutput, as_float32, predict_denoised
+from .prediction import Draw, Predict, PredictBoth, StepOutput, as_float32, predict_denoised
 from .schedules import NoiseSchedule, alphas_cumprod, check_steps, spaced_timesteps, without_zero
 
 LCM_TRAINING_STEPS = 50
@@ -25,6 +25,7 @@ class DdimScheduler:
 
     init_noise_sigma = 1.0
     uses_noise = False
+    sees_unguided = False
 
     def __init__(self, schedule: NoiseSchedule, prediction_type: str, steps: int):
         cumprod = _safe_cumprod(schedule, prediction_type)
@@ -43,6 +44,7 @@ class DdimScheduler:
         latents: np.ndarray,
         i: int,
         draw: Draw,  # noqa: ARG002 (deterministic)
+        predict_both: PredictBoth | None = None,  # noqa: ARG002 (never asked)
     ) -> StepOutput:
         alpha, sigma = _alpha_sigma(self._a[i])
         alpha_before, sigma_before = _alpha_sigma(self._a_before[i])
@@ -67,6 +69,7 @@ class LcmScheduler:
 
     init_noise_sigma = 1.0
     uses_noise = True
+    sees_unguided = False
 
     def __init__(self, schedule: NoiseSchedule, prediction_type: str, steps: int):
         count = schedule.num_train_timesteps
@@ -79,7 +82,14 @@ class LcmScheduler:
         self._a = _safe_cumprod(schedule, prediction_type)[origin[picked]]
         self._prediction_type = prediction_type
 
-    def advance(self, predict: Predict, latents: np.ndarray, i: int, draw: Draw) -> StepOutput:
+    def advance(
+        self,
+        predict: Predict,
+        latents: np.ndarray,
+        i: int,
+        draw: Draw,
+        predict_both: PredictBoth | None = None,  # noqa: ARG002 (never asked)
+    ) -> StepOutput:
         alpha, sigma = _alpha_sigma(self._a[i])
         model_output = predict(latents, float(self.timesteps[i]))
         predicted = predict_denoised(self._prediction_type, model_output, latents, alpha, sigma)

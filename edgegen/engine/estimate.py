@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..diffusion.schedulers import needs_both_passes
 from ..errors import OutOfMemory
 from ..pack import Pack
 from ..workflow import CheckedNode, CheckedWorkflow, Link
@@ -26,6 +27,7 @@ from .looks import (
     counted,
     looks_of,
     plain_values,
+    sampler_of,
     told_by,
 )
 from .lora.merge import LoraUse
@@ -247,7 +249,8 @@ def _denoiser_runs(
     if asked is None:
         yield None, 0
         return
-    is_one_pass = node.inputs.get("cfg") == 1 or manifest.guidance_embedding_dim
+    both = needs_both_passes(sampler_of(checked, node), node.inputs.get("cfg", 0.0))
+    is_one_pass = manifest.guidance_embedding_dim or not both
     positive, negative = (told_by(bench, checked, node.inputs.get(side)) for side in SIDES)
     told = positive if is_one_pass else both_sides(positive, negative)
     led, nets = counted(looks_of(asked, told, manifest.num_train_timesteps))

@@ -66,10 +66,10 @@ def _scheduler(
 ) -> SigmaScheduler | None:
     schedule, values = noise_schedule(manifest), plain_values(node)
     if "sigmas" in node.inputs:  # a sampler taken apart
-        sampler, levels = (checked.nodes[node.inputs[name].node] for name in ("sampler", "sigmas"))
+        levels = checked.nodes[node.inputs["sigmas"].node]
         more = {"model": bench.stages(bench.pack_for(manifest.name))} if "model" in levels.inputs else {}
         (sigmas,) = NODES[levels.class_type].run(bench, **plain_values(levels), **more)
-        return on_sigmas(sampler.inputs["sampler_name"], schedule, manifest.prediction_type, sigmas)
+        return on_sigmas(sampler_of(checked, node), schedule, manifest.prediction_type, sigmas)
     part: dict[str, Any] = {"denoise": values.get("denoise", 1.0)}
     if part["denoise"] <= 0:
         return None
@@ -78,6 +78,12 @@ def _scheduler(
         part["to_the_end"] = values["return_with_leftover_noise"] == "disable"
     names = values["sampler_name"], schedule, manifest.prediction_type, values["steps"], values["scheduler"]
     return part_of_run(*names, **part)
+
+
+def sampler_of(checked: CheckedWorkflow, node: CheckedNode) -> str:
+    """The sampler's name, its own or another node's."""
+    link = node.inputs.get("sampler")
+    return str((checked.nodes[link.node] if isinstance(link, Link) else node).inputs["sampler_name"])
 
 
 def plain_values(node: CheckedNode) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from ..diffusion.pixels import to_uint8
 from ..diffusion.rng import NoiseSource
 from ..diffusion.sampler import SamplerState, SamplerStep
-from ..diffusion.schedulers import make_scheduler
+from ..diffusion.schedulers import make_scheduler, needs_both_passes
 from ..errors import BadRequest, EngineError, OutOfMemory, Problem
 from ..pack import Pack
 from .embeddings import EmbeddingFolder
@@ -175,7 +175,10 @@ class TextToImage:
         yield Progress(resume.index if resume else 0, len(scheduler.timesteps), latents, None)
         stages = self.stages.with_loras(*settings.loras) if settings.loras else self.stages
         conditioning, unconditional = stages.encode_prompts(
-            settings.prompt, settings.negative_prompt, settings.guidance, settings.prompt_syntax
+            settings.prompt,
+            settings.negative_prompt,
+            needs_both_passes(settings.sampler, settings.guidance),
+            settings.prompt_syntax,
         )
         pair = stages.predict_pair if unconditional and self._batch_guidance else None
         steps = stages.denoise(

@@ -112,13 +112,13 @@ class Stages:
         return self.words.encode([text])[0]
 
     def encode_prompts(
-        self, prompt: str, negative_prompt: str, guidance: float, syntax: str = COMFYUI
+        self, prompt: str, negative_prompt: str, both_passes: bool, syntax: str = COMFYUI
     ) -> Prompts:
         """What to draw, and what not to; without a second pass the latter is not even read.
 
         An empty negative prompt is zeros for families with two text encoders, as they were trained.
         """
-        if guidance == 1 or self.pack.manifest.guidance_embedding_dim:
+        if not both_passes or self.pack.manifest.guidance_embedding_dim:
             return self.words.encode([prompt], syntax), None
         if not negative_prompt and self.words.encoders > 1:
             (wanted,) = self.words.encode([prompt], syntax)
@@ -143,11 +143,13 @@ class Stages:
         if dim := self.pack.manifest.guidance_embedding_dim:
             told = guidance_embedding(guidance, dim)
             conditioning = [replace(encoding, guidance=told) for encoding in conditioning]
-            guidance = 1
+            guidance, unconditional = 1, None
+        if guidance == 1 and not scheduler.sees_unguided:
+            unconditional = None
         if self.image is not None:
             conditioning = [replace(encoding, image=self.image.wanted) for encoding in conditioning]
             unconditional = unconditional and [replace(e, image=self.image.unwanted) for e in unconditional]
-        if unconditional is not None and guidance != 1:
+        if unconditional is not None:
             unconditional = controlled_like(unconditional, conditioning)
             conditioning, unconditional = (
                 with_counterparts(conditioning, unconditional),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgegen.diffusion import multistep, solvers
+from edgegen.diffusion import adams, solvers
 from edgegen.diffusion.schedulers import SCHEDULERS, make_scheduler
 from edgegen.diffusion.schedules import NoiseSchedule, alphas_cumprod, sigmas_of
 from edgegen.diffusion.solvers import Step
@@ -48,7 +48,11 @@ def exact_history(name: str, sigmas: np.ndarray, i: int) -> tuple[np.ndarray, ..
         "uni_pc": (flow(past[0]), *(seen(s) for s in past[:3])),
         "uni_pc_bh2": (flow(past[0]), *(seen(s) for s in past[:3])),
         "pndm": tuple(slope(s) for s in past[:3]),
-    }.get(name, ())
+        "ipndm_v": tuple(slope(s) for s in past[:3]),
+        "deis": tuple(slope(s) for s in past[:2]),
+        "res_multistep": (seen(past[0]),),
+        "gradient_estimation": (slope(past[0]),),
+    }.get(name.removesuffix("_cfg_pp"), ())
 
 
 def error(name: str, steps: int, even_sigma: bool) -> float:
@@ -82,10 +86,22 @@ def _no_noise() -> np.ndarray:
         ("lms", 4, True),
         ("ipndm", 4, True),
         ("ipndm", 1, False),  # its weights are those of even steps
+        ("ipndm_v", 3, True),  # the published weights of four slopes
+        ("ipndm_v", 2, False),
+        ("deis", 3, True),
+        ("deis", 3, False),
+        ("res_multistep", 2, False),
+        ("gradient_estimation", 1, False),  # it overshoots on purpose
+        ("heunpp2", 1, False),
+        ("euler_cfg_pp", 1, False),
+        ("dpmpp_2m_cfg_pp", 2, False),
+        ("res_multistep_cfg_pp", 2, False),
+        ("gradient_estimation_cfg_pp", 1, False),
     ],
 )
 def test_halving_the_step_divides_the_error_by_two_to_the_order(name, order, even_sigma) -> None:
-    coarse, fine = error(name, 32, even_sigma), error(name, 64, even_sigma)
+    steps = 128 if name.startswith(("ipndm_v", "res_multistep")) else 32  # there errors of two orders cancel
+    coarse, fine = error(name, steps, even_sigma), error(name, 2 * steps, even_sigma)
     assert np.log2(coarse / fine) > order - 0.35
     assert fine < 0.02**order * 20 if order < 4 else fine < 1e-5
 
@@ -139,6 +155,10 @@ def variance_error(name: str, steps: int) -> float:
         ("dpmpp_3m_sde", 2),
         ("ddpm", 1),
         ("dpmpp_sde", 1),
+        ("res_multistep_ancestral", 1),
+        ("euler_ancestral_cfg_pp", 1),
+        ("dpmpp_2s_ancestral_cfg_pp", 2),
+        ("res_multistep_ancestral_cfg_pp", 1),
     ],
 )
 def test_stochastic_solvers_reach_the_right_distribution(name: str, order: int) -> None:
@@ -171,7 +191,7 @@ def test_a_whole_run_makes_pictures_of_the_right_contrast(
 
 def test_lms_weights_integrate_polynomials_exactly() -> None:
     points = np.array([5.0, 9.0, 30.0, 4096.0])
-    weights = multistep.lms_weights(points, 5.0, 2.0)
+    weights = adams.lms_weights(points, 5.0, 2.0)
     for power in range(3):
         exact = (2.0 ** (power + 1) - 5.0 ** (power + 1)) / (power + 1)
         assert np.dot(weights, points**power) == pytest.approx(exact, rel=1e-6)

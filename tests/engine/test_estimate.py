@@ -73,6 +73,14 @@ def test_every_samplers_looks_are_counted(bench, monkeypatch, sampler) -> None:
     assert foretold(bench, checked) == real_runs(bench, checked, monkeypatch)
 
 
+@pytest.mark.parametrize("sampler", ["euler", "euler_cfg_pp", "res_multistep_ancestral_cfg_pp"])
+def test_without_guidance_looks_are_counted_as_they_are(bench, monkeypatch, sampler) -> None:
+    checked = check(bench, text_to_image_graph(sampler_name=sampler, steps=4, cfg=1))
+    found = foretold(bench, checked)
+    assert found == real_runs(bench, checked, monkeypatch)
+    assert found["unet", "8x8"] == (4 if sampler == "euler" else 8)
+
+
 @pytest.mark.parametrize(
     ("sampler", "said"),
     [

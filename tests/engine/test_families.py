@@ -77,7 +77,7 @@ def test_both_encoders_read_every_prompt_once(xl: TextToImage) -> None:
 def test_an_empty_negative_prompt_is_zeros_and_is_not_read(xl: TextToImage) -> None:
     plain = draw(xl, negative_prompt="")
     assert runs(xl, "text_encoder", "text_encoder_2") == [1, 1]
-    wanted, unwanted = xl.stages.encode_prompts("a red apple", "", 3.0)
+    wanted, unwanted = xl.stages.encode_prompts("a red apple", "", both_passes=True)
     assert unwanted is not None
     assert unwanted[0].pooled is not None
     assert not unwanted[0].hidden.any()

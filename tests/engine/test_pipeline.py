@@ -75,6 +75,14 @@ def test_guidance_1_runs_the_unet_once_a_step(engine: TextToImage, guidance: flo
     assert engine.sessions.get("text_encoder").runs == (1 if guidance == 1 else 2)
 
 
+def test_cfg_pp_runs_the_unet_twice_a_step_at_guidance_1(engine: TextToImage) -> None:
+    settings = replace(SETTINGS, sampler="euler_cfg_pp", guidance=1, steps=5)
+    plain = draw(engine, settings).pixels
+    assert engine.sessions.get("unet").runs == 10
+    assert not np.array_equal(plain, draw(engine, replace(settings, negative_prompt="1 2 3")).pixels)
+    assert not np.array_equal(plain, draw(engine, replace(settings, sampler="euler")).pixels)
+
+
 def test_guidance_as_one_batch_gives_the_same_picture(tiny: Pack, engine: TextToImage) -> None:
     with TextToImage(tiny, "cpu", 1, batch_guidance=True) as batched:
         got, want = draw(batched, SETTINGS).pixels, draw(engine, SETTINGS).pixels

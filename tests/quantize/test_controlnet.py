@@ -92,7 +92,7 @@ def ours(bench: Workbench, family: str, nodes: list[dict[str, Any]]) -> np.ndarr
     """The last latents, led by nodes ControlNetApplyAdvanced one after the other."""
     pack = bench.pack_for(family)
     stages, manifest = bench.stages(pack), pack.manifest
-    sides: tuple[Any, ...] = stages.encode_prompts("a red apple", "", GUIDANCE)
+    sides: tuple[Any, ...] = stages.encode_prompts("a red apple", "", both_passes=True)
     (net,) = NODES["ControlNetLoader"].run(bench, control_net_name=f"{family}-net.safetensors")
     image = hint_of(family) * 2 - 1
     for inputs in nodes:
@@ -114,7 +114,7 @@ def theirs(built: Path, bench: Workbench, family: str, **asked: Any) -> np.ndarr
     scheduler = EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading")
     parts = {"vae": weights.load_vae(source), "unet": weights.load_unet(source), "scheduler": scheduler}
     stages = bench.stages(bench.pack_for(family))
-    wanted, unwanted = (side[0] for side in stages.encode_prompts("a red apple", "", GUIDANCE))
+    wanted, unwanted = (side[0] for side in stages.encode_prompts("a red apple", "", both_passes=True))
     told = {"prompt_embeds": wanted.hidden, "negative_prompt_embeds": unwanted.hidden}
     if families.is_sdxl(family):
         none = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))

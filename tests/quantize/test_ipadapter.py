@@ -94,7 +94,7 @@ def looking(bench: Workbench, family: str, kind: str, pack: str = "", **inputs: 
 def ours(stages: Stages, family: str) -> np.ndarray:
     """The last latents."""
     manifest = stages.pack.manifest
-    sides = stages.encode_prompts("a red apple", "", GUIDANCE)
+    sides = stages.encode_prompts("a red apple", "", both_passes=True)
     scheduler = make_scheduler("euler", noise_schedule(manifest), manifest.prediction_type, STEPS)
     rng = NoiseSource(SEED)
     side = families.side(family) // 8
@@ -108,7 +108,7 @@ def theirs(built: Path, bench: Workbench, family: str, kind: str) -> np.ndarray:
     scheduler = EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading")
     parts = {"vae": weights.load_vae(source), "unet": weights.load_unet(source), "scheduler": scheduler}
     stages = bench.stages(bench.pack_for(family))
-    wanted, unwanted = (side[0] for side in stages.encode_prompts("a red apple", "", GUIDANCE))
+    wanted, unwanted = (side[0] for side in stages.encode_prompts("a red apple", "", both_passes=True))
     told = {"prompt_embeds": wanted.hidden, "negative_prompt_embeds": unwanted.hidden}
     none: dict[str, Any] = {"text_encoder": None, "tokenizer": None}
     if families.is_sdxl(family):

@@ -153,9 +153,9 @@ def denoise(
     if start.mask is not None:
         run.kept = KeptPicture(picture, noise, fit_mask(start.mask, shape[0], shape[3], shape[2]))
     latents = resume.latents if resume else noise * np.float32(run.init_noise_sigma) + picture
-    unconditional = inputs["negative"] if inputs["cfg"] != 1 else None
     rng = _stream(seed + 1)  # what ComfyUI on a CPU draws the steps' noise from
-    steps = stages.denoise(run, latents, inputs["positive"], unconditional, inputs["cfg"], rng, resume=resume)
+    prompts = inputs["positive"], inputs["negative"]
+    steps = stages.denoise(run, latents, *prompts, inputs["cfg"], rng, resume=resume)
     denoised = latents
     with closing(steps):
         for step in steps:
