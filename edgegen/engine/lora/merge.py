@@ -7,7 +7,8 @@ merged side by side: numpy lets other threads run meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from ..runtime import usable_cores
 from .adapter import Adapter
 from .names import CHANGED_AS, TEXT, TEXT_2, UNET, flat
 from .table import Layer, LayerTable, read_stored
+
+BLOCK_VALUES = 2**17  # half a MB of floats: a Pi's core has that much cache, and so has a PC's
 
 
 @dataclass(frozen=True)
@@ -187,22 +190,42 @@ def merge_layer(data: np.memmap[Any, Any], layer: Layer, delta: np.ndarray) -> M
 def _merge_int8(data: np.memmap[Any, Any], layer: Layer, weight: np.ndarray, delta: np.ndarray) -> Merged:
     assert layer.scale is not None
     old = read_stored(data, layer.scale).astype(np.float32)
+    rounded, new = np.empty(weight.shape, np.int8), old.copy()
+    with np.errstate(invalid="ignore"):  # what is beyond all bounds is refused by its scale
+        for some in _blocks(layer):
+            part = (some,) if layer.outputs_first else (..., some)
+            rounded[part], new[some] = _round_int8(layer, weight[part], old[some], delta[part])
+    if not np.isfinite(new).all():
+        raise LoraError(f"the change to layer {layer.module} is beyond all bounds; take a lower strength")
+    merged = Merged({layer.weight.name: rounded})
+    if not layer.keeps_scale:
+        merged[layer.scale.name] = new
+        merged.add(_rescaled_bias(data, layer, old / new))
+    return merged
+
+
+def _blocks(layer: Layer) -> Iterator[slice]:
+    """A layer's outputs by so many that the floats made on the way stay in a core's cache; all at once where
+    inputs lie first, as short rows cost numpy more than that saves."""
+    values = math.prod(layer.weight.shape)
+    step = max(1, layer.outputs * BLOCK_VALUES // values) if layer.outputs_first else layer.outputs
+    yield from (slice(start, start + step) for start in range(0, layer.outputs, step))
+
+
+def _round_int8(
+    layer: Layer, weight: np.ndarray, old: np.ndarray, delta: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of some outputs: the changed weights as whole numbers in float32, and their scales."""
     axis = 0 if layer.outputs_first else weight.ndim - 1
     spread = _along(axis, weight.ndim)
     values = weight * old.reshape(spread)
     values += delta
     new = old if layer.keeps_scale else _scales(values, axis, layer.limit)
-    if not np.isfinite(new).all():
-        raise LoraError(f"the change to layer {layer.module} is beyond all bounds; take a lower strength")
     values /= new.reshape(spread)
     np.rint(values, out=values)
     if layer.keeps_scale:  # new scales are made so that none is beyond
         np.clip(values, -layer.limit, layer.limit, out=values)
-    merged = Merged({layer.weight.name: values.astype(np.int8)})
-    if not layer.keeps_scale:
-        merged[layer.scale.name] = new
-        merged.add(_rescaled_bias(data, layer, old / new))
-    return merged
+    return values, new
 
 
 def _scales(values: np.ndarray, axis: int, limit: int) -> np.ndarray:
