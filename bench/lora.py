@@ -3,10 +3,10 @@
     python bench/lora.py PACK [--lora FILE] [--modes full mapped low] [--rounds 5] [--steps 3]
 
 Without --lora a file with random weights is made for the pack: kohya's names, FP16, on all attention and
-feed-forward layers of the denoiser and the text encoder. In one process for each memory mode graphs load in
-turns: the pack's own, then with the file at one of two strengths. Seconds, and CPU seconds of all threads,
-are medians; a step's cost is the ratio of steps with and without, as they alternate. `mb` is the anonymous
-memory held by the loaded denoiser, `peak mb` the most while it loaded.
+feed-forward layers of the denoiser and the text encoder. In one process for each memory mode both graphs go
+in turns: loaded as the pack has them, then to the file, then to another strength of it. Seconds, and CPU
+seconds of all threads, are medians; a step's cost is the ratio of steps with and without, as they alternate.
+`mb` is the anonymous memory held with the denoiser, `peak mb` the most while it was made ready.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ WIDELY_TRAINED = {
 }
 WATCH_S = 0.01
 STRENGTHS = (0.8, 0.5)
+TURNS = ("loading", "to a LoRA", "to another")
 PROMPT = "a fox on a teal background"
 
 
@@ -118,16 +119,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     (mode,) = args.modes
     plain = Stages(opened(args.pack), choose_provider("cpu"), args.threads, MODES[mode])
     adapted = [plain.with_loras(LoraUse(args.lora, strength, strength)) for strength in STRENGTHS]
-    turns: dict[str, list[dict[str, float]]] = {"without": [], "with": []}
+    turns: dict[str, list[dict[str, float]]] = {name: [] for name in TURNS}
     one_turn(plain, args)  # hashes the files, fills the page cache
-    for number in range(args.rounds):
-        turns["without"].append(one_turn(plain, args))
-        turns["with"].append(one_turn(adapted[number % 2], args))
+    for _ in range(args.rounds):
+        plain.sessions.close()
+        for name, stages in zip(TURNS, (plain, *adapted), strict=True):
+            turns[name].append(one_turn(stages, args))
     return {"mode": mode} | {name: medians(found) for name, found in turns.items()}
 
 
 def one_turn(stages: Stages, args: argparse.Namespace) -> dict[str, float]:
-    """Both graphs loaded anew: seconds and CPU seconds of each, and of a step."""
+    """Both graphs made ready: seconds and CPU seconds of each, and of a step."""
     pack = stages.pack.manifest
     side = (args.size or pack.defaults.width) // pack.latent_downscale
     latents = np.zeros((1, pack.latent_channels, side, side), np.float32)
@@ -162,20 +164,26 @@ def medians(turns: list[dict[str, float]]) -> dict[str, float]:
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Markdown; without LoRA in brackets."""
-    names = ("memory mode", "denoiser s", "CPU s", "text encoder s", "CPU s", "both s")
-    lines = [f"| {' | '.join((*names, 'step s', 'ratio', 'mb', 'peak mb'))} |", "|" + "---|" * 10]
+    """Markdown, a row for each memory mode and turn."""
+    names = (
+        "memory mode",
+        "turn",
+        "denoiser s",
+        "CPU s",
+        "text encoder s",
+        "CPU s",
+        "both s",
+        "step s",
+        "ratio",
+    )
+    lines = [f"| {' | '.join((*names, 'mb', 'peak mb'))} |", "|" + "---|" * 11]
     for row in rows:
-        one, other = row["with"], row["without"]
-        cells = [
-            f"{one[key]:.2f} ({other[key]:.2f})"
-            for key in ("unet", "unet cpu", "text_encoder", "text_encoder cpu")
-        ]
-        both = [turn["unet"] + turn["text_encoder"] for turn in (one, other)]
-        cells += [f"{both[0]:.2f} ({both[1]:.2f})", f"{one['step']:.2f} ({other['step']:.2f})"]
-        cells += [f"{one['step'] / other['step']:.2f}"]
-        cells += [f"{one[key]:.0f} ({other[key]:.0f})" for key in ("mb", "unet peak")]
-        lines.append(f"| {row['mode']} | {' | '.join(cells)} |")
+        for name in TURNS:
+            turn = row[name]
+            cells = [turn[key] for key in ("unet", "unet cpu", "text_encoder", "text_encoder cpu")]
+            cells += [turn["unet"] + turn["text_encoder"], turn["step"], turn["step"] / row[TURNS[0]]["step"]]
+            sizes = [f"{turn[key]:.0f}" for key in ("mb", "unet peak")]
+            lines.append(f"| {' | '.join([row['mode'], name, *(f'{cell:.2f}' for cell in cells), *sizes])} |")
     return lines
 
 

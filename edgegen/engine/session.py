@@ -42,6 +42,7 @@ class GraphSession:
         name: for messages: the role or the file.
         inputs: name -> (dtype, rank); outputs: names. shapes: name -> sides, None for a free one.
         properties: the graph's own metadata.
+        open_to: names of weights that `hold` may replace.
         runs: how often it ran.
         times: told of every run; None: nobody is.
     """
@@ -56,6 +57,8 @@ class GraphSession:
         }
         self.outputs = [o.name for o in session.get_outputs()]
         self.properties: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+        self.open_to = frozenset(i.name for i in session.get_overridable_initializers())
+        self._held: Mapping[str, np.ndarray] = {}
         self.runs = 0
         self._session = session
 
@@ -74,7 +77,7 @@ class GraphSession:
         cast = {name: self._fitted(name, np.asarray(value)) for name, value in feeds.items()}
         began = time.monotonic()
         try:
-            values = self._session.run(None, cast)
+            values = self._session.run(None, {**cast, **self._held})
         except Exception as err:
             raise _readable(f"graph {self.name} failed", err) from err
         log_cost(f"graph {self.name} ran", began)
@@ -89,6 +92,14 @@ class GraphSession:
         """One output as float32. Raises as `run`, and EngineError when there is none, or of another shape."""
         return output_of(self.run(feeds), name, self.name, shape)
 
+    def hold(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Run with these values from now on, and with the graph's own for all else it is open to.
+
+        Args:
+            weights: by name, of the types and shapes they have in the graph; not copied.
+        """
+        self._held = weights
+
     def _fitted(self, name: str, value: np.ndarray) -> np.ndarray:
         dtype, rank = self.inputs[name]
         if value.ndim != rank and value.size == 1 and rank <= 1:
@@ -99,7 +110,7 @@ class GraphSession:
 
     def close(self) -> None:
         """Free the graph's memory; safe to call twice."""
-        self._session = None
+        self._session, self._held = None, {}
 
 
 def output_of(
@@ -152,7 +163,8 @@ def open_session(
         memory: how to spend it; only the CPU provider listens.
         compiled: folder where the provider finds and keeps what it compiled; the CPU provider needs none.
         is_float: whether the graph's layers compute in float; the sparing memory modes then copy no weights.
-        weights: values in place of those in the data file, by name; of the same types and shapes.
+        weights: values in place of those in the data file, by name; of the same types and shapes. With a
+            graph that is `kept` the session is open to others of these names, too, and holds on to them.
         edited: the graph's file as it is to be read instead; its weights lie where those of `path` do.
         kept: what an earlier load made of the graph, taken instead; if empty, to be filled. Only the CPU
             provider listens.
@@ -166,10 +178,12 @@ def open_session(
         options = session_options(ort, threads or usable_cores())
         if not choice.devices:
             apply_mode(options, memory, is_float)
+        held: dict[str, np.ndarray] = {}
         if kept is not None and kept.model:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            edited, weights = kept.model, {name: (weights or {})[name] for name in kept.reads(weights or {})}
-        if weights:
+            held = {name: (weights or {})[name] for name in kept.reads(weights or {})}
+            edited = kept.open_to(held)
+        elif weights:
             values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(v)) for v in weights.values()]
             options.add_external_initializers(list(weights), values)
         if edited is not None:
@@ -187,7 +201,9 @@ def open_session(
         raise _readable(f"graph {name} does not load with provider {choice.name}", err) from err
     if choice.devices and choice.devices[0].ep_name not in session.get_providers():
         raise ProviderError(f"provider {choice.name} refuses graph {name}; use provider cpu")
-    return GraphSession(session, name)
+    opened = GraphSession(session, name)
+    opened.hold(held)
+    return opened
 
 
 def session_options(ort: Any, threads: int) -> Any:

@@ -12,8 +12,9 @@ import numpy as np
 from ..pack import PackFolder
 from .compiled import cache_key
 from .graphtimes import GraphTimes
+from .keptgraphs import KeptGraphs
 from .lora.merge import LoraSet, Merged
-from .memory import FULL, MAPPED, MemoryMode, trim_malloc
+from .memory import FULL, MemoryMode, trim_malloc
 from .optimised import OptimisedGraph
 from .providers import ProviderChoice, choose_provider
 from .session import GraphSession, log_cost, open_session
@@ -21,13 +22,17 @@ from .textgraph import TextEdit, TextGraph
 
 DECODER = "vae_decoder"
 AS_IT_IS = TextEdit()
+Loras = tuple[object, ...]
+Key = tuple[Loras, TextEdit]
+"""What makes loaded graphs of one role differ: the LoRAs at their strengths, and the change to the text."""
 
 
 class SessionCache:
     """A pack's sessions: one per graph, loaded when first wanted, after its files' hashes were checked.
 
     In a memory mode that keeps no graphs, wanting one frees the others first. INT8 graphs on the CPU provider
-    load faster from the second time on, see `optimised`.
+    load faster from the second time on, and once loaded with a LoRA they change to another one, or back to
+    the pack's own weights, without loading again: see `optimised`.
 
     Attributes:
         times: how long the graphs took; whoever decodes notes that, for it may happen piece by piece.
@@ -38,9 +43,9 @@ class SessionCache:
         self._choice = choice
         self._threads = threads
         self._memory = memory
-        self._open: dict[str, tuple[tuple[object, ...], GraphSession]] = {}
+        self._open: dict[str, tuple[Key, GraphSession]] = {}
         self._loras: LoraSet | None = None
-        self._kept: dict[str, OptimisedGraph] = {}
+        self._kept = KeptGraphs(pack, choice, threads)
         self.times = GraphTimes()
 
     def with_loras(self, loras: LoraSet) -> SessionCache:
@@ -72,19 +77,36 @@ class SessionCache:
 
         Raises PackError for a missing or altered graph, EngineError when it does not load, LoraError for a
         LoRA that does not fit."""
-        loras = self._loras.key(role) if self._loras else ()
-        key = (loras, edit)
-        opened, session = self._open.get(role, (None, None))
-        if session is None or opened != key:
-            if session is not None:
-                session.close()
-                del self._open[role]
-                trim_malloc()  # before the merge takes as much again
-            if not self._memory.keeps_graphs:
-                self.close()
-            session = self._load(role, bool(loras), edit)
-            self._open[role] = key, session
-        return session
+        key = (self._loras.key(role) if self._loras else (), edit)
+        if role not in self._open or self._open[role][0] != key:
+            self._switch(role, key)
+        return self._open[role][1]
+
+    def _switch(self, role: str, key: Key) -> None:
+        """Change what is loaded, or load anew."""
+        (loras, edit), (old, session) = key, self._open.get(role, (None, None))
+        if not self._memory.keeps_graphs:
+            self.release(*(self._open.keys() - {role}))
+        if session is not None and old is not None and old[1] == edit and self._is_open(role, session, loras):
+            self._open[role] = ((), edit), session  # should the merge fail
+            session.hold({})
+            trim_malloc()  # the merge takes as much again
+            session.hold(self._merged(role, loras).read)
+        else:
+            self.release(role)  # before the merge takes as much again
+            session = self._load(role, loras, edit)
+        self._open[role] = key, session
+
+    def _is_open(self, role: str, session: GraphSession, loras: Loras) -> bool:
+        """Whether a graph can change to those weights, or back to its own, as it is loaded.
+
+        What it draws then is what it would if it was loaded for them."""
+        wanted = self._loras.weights(self._pack, role) if loras and self._loras else frozenset()
+        as_stored = self._kept.remade(role, session.open_to)
+        return bool(session.open_to) and wanted <= session.open_to and as_stored <= wanted
+
+    def _merged(self, role: str, loras: Loras) -> Merged:
+        return self._loras.merge(self._pack, role, self._threads) if loras and self._loras else Merged()
 
     def release(self, *roles: str) -> None:
         """Free those graphs, if they are loaded."""
@@ -94,14 +116,15 @@ class SessionCache:
         if freed:
             trim_malloc()
 
-    def _load(self, role: str, changed: bool, edit: TextEdit) -> GraphSession:
+    def _load(self, role: str, loras: Loras, edit: TextEdit) -> GraphSession:
         began = time.monotonic()
         path = self._pack.verify_graph(role)
         files = self._pack.manifest.graphs[role].files.values()
-        merged = self._loras.merge(self._pack, role, self._threads) if changed and self._loras else Merged()
+        merged = self._merged(role, loras)
         edited = TextGraph.read(path, role).edited(edit) if edit else None
         choice = choose_provider("cpu") if edit else self._choice  # text encoders are fast anywhere
-        kept = self._kept_graph(role, path, merged) if not (edit or choice.devices) else None
+        keeps = not (edit or choice.devices)
+        kept = self._kept.find(role, path, merged.read, self._memory) if keeps else None
 
         def load(folder: Path | None) -> GraphSession:
             return self._open_session(role, path, choice, folder, merged, edited, kept)
@@ -110,7 +133,7 @@ class SessionCache:
             session = load(None)
         else:
             session = choice.compiled.open(cache_key([file.sha256 for file in files], choice.version), load)
-        if merged:
+        if merged and not session.open_to:
             merged.clear()  # ONNX Runtime has its own copy
             trim_malloc()
         if role != DECODER:
@@ -134,20 +157,6 @@ class SessionCache:
         return open_session(
             path, choice, self._threads, role, memory, folder, is_float, weights, edited, kept
         )
-
-    def _kept_graph(self, role: str, path: Path, merged: Merged) -> OptimisedGraph | None:
-        """What an earlier load made of the graph, or where this one is to leave it; None: not to be kept.
-
-        Only of INT8 graphs: optimising float ones makes new weights of the old. Merged weights would be
-        written as part of the graph, so that it is loaded once without them."""
-        if self._pack.manifest.graphs[role].precision != "int8":
-            return None
-        kept = self._kept.setdefault(role, OptimisedGraph())
-        if merged and not kept.model:
-            choice = self._choice
-            open_session(path, choice, self._threads, role, MAPPED, kept=kept).close()
-        lost = merged.keys() - kept.reads(merged.keys()) - merged.spare
-        return None if lost else kept
 
     def close(self) -> None:
         """Free all graphs; safe to call twice. A later `get` loads again."""

@@ -54,6 +54,11 @@ class Merged(dict[str, np.ndarray]):
         super().__init__(values or {})
         self.spare = set(spare)
 
+    @property
+    def read(self) -> dict[str, np.ndarray]:
+        """All but the spare ones."""
+        return {name: value for name, value in self.items() if name not in self.spare}
+
     def add(self, other: Merged) -> None:
         self.update(other)
         self.spare |= other.spare
@@ -93,6 +98,15 @@ class LoraSet:
         plans = [plan for role in (UNET, TEXT, TEXT_2) if (plan := self._plan(pack, role))]
         layers = [layer for table, changes in plans for name in changes for layer in table.find(name)]
         return sum(layer.weight.bytes for layer in layers)
+
+    def weights(self, pack: PackFolder, role: str) -> frozenset[str]:
+        """Names of the weights of a graph that change, without those that are `spare`.
+
+        Raises LoraError, PackError."""
+        plan = self._plan(pack, role)
+        table, changes = plan or (None, {})
+        layers = [layer for name in changes for layer in table.find(name)] if table else []
+        return frozenset(name for layer in layers for name in _changing(layer))
 
     def merge(self, pack: PackFolder, role: str, threads: int = 0) -> Merged:
         """The weights of a graph that change, changed; empty when none does.
@@ -149,6 +163,15 @@ def _sum_of(data: np.memmap[Any, Any], layers: list[Layer], kind: str, parts: li
         total = delta if total is None else total + delta
     assert total is not None
     return total
+
+
+def _changing(layer: Layer) -> Iterator[str]:
+    """Names of a layer's values that are others once it is merged, and that the graph must read."""
+    yield layer.weight.name
+    if layer.scale is not None and not layer.keeps_scale:
+        yield layer.scale.name
+        if layer.bias is not None:
+            yield layer.bias[0].name
 
 
 def whole_weight(data: np.memmap[Any, Any], layers: list[Layer]) -> np.ndarray:
