@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 
 WAIT_S = 30.0
@@ -108,3 +109,11 @@ def text_to_image_graph(text: str = "a red apple", **sampler: Any) -> dict[str, 
         "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
         "9": {"class_type": "SaveImage", "inputs": {"filename_prefix": "pic", "images": ["8", 0]}},
     }  # fmt: skip
+
+
+def assert_cut_of(kept: np.ndarray, rounded: np.ndarray) -> None:
+    """A workflow's picture is the one that `generate` rounds, with what is over a level cut off."""
+    assert kept.shape == rounded.shape
+    off = rounded.astype(int) - kept
+    assert set(np.unique(off)) == {0, 1}
+    assert 0.2 < off.mean() < 0.8

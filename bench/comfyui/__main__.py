@@ -26,7 +26,7 @@ from edgegen.settings import LimitSettings
 from edgegen.workflow.parse import workflow_from
 
 from . import model
-from .cases import Graph, cases
+from .cases import SIDE, Graph, cases
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PEER = ROOT / ".venv/peers-comfyui"
@@ -62,6 +62,10 @@ def prepare(folder: Path) -> None:
         command = [sys.executable, "-m", "quantize", str(source), "-o", str(folder / "packs/small")]
         options = ["--precision", "fp32", "--with-encoder", "--no-evaluate", "--name", "small"]
         subprocess.run([*command, *options], check=True, cwd=ROOT)
+        manifest = folder / "packs/small/pack.json"
+        data = json.loads(manifest.read_text("utf-8"))
+        data["sizes"]["min"] = SIDE  # below half of the checkpoint's own size, which a pack offers by itself
+        manifest.write_text(json.dumps(data), "utf-8")
 
 
 def by_comfyui(folder: Path) -> dict[str, np.ndarray]:

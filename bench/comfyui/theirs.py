@@ -168,8 +168,8 @@ def sampled(  # type: ignore[no-untyped-def]
             # Today a whole run keeps every level that the schedule has; in 2023 the last `steps` of them.
             None if denoise == 1.0 else denoise,
         )
-        if denoise == 1.0 and (part is None or part["start_step"] == 0):
-            # At full strength ComfyUI scales the noise by sqrt(1 + sigma^2) today; in 2023, by sigma.
+        if torch.isclose(own.sigmas[0], own.model_wrap.sigmas[-1]) and not quiet:
+            # From the noisiest level ComfyUI scales the noise by sqrt(1 + sigma^2) today; in 2023, by sigma.
             noise = noise * (torch.sqrt(1 + own.sigmas[0] ** 2) / own.sigmas[0])
         positive, negative = ([[rows, dict(more)] for rows, more in c] for c in (positive, negative))
         with torch.no_grad():

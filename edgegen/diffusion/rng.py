@@ -123,6 +123,17 @@ def _box_muller(uniforms: np.ndarray) -> np.ndarray:
     return pairs.astype(uniforms.dtype).ravel()
 
 
+def noise_by_place(seed: int, shape: Sequence[int], places: Sequence[int]) -> np.ndarray:
+    """(len(places), ...) float32: for each, the noise that a batch's picture of that number starts from.
+
+    Args:
+        shape: of the whole; the noises are drawn one by one, as ComfyUI does for parts of a batch.
+    """
+    source = NoiseSource(seed)
+    noises = [source.normal((1, *shape[1:])) for _ in range(max(places) + 1)]
+    return np.concatenate([noises[place] for place in places])
+
+
 def initial_noise(seed: int, shape: Sequence[int]) -> np.ndarray:
     """Unit normal noise of a seed, float32; equals `NoiseSource(seed).normal(shape)`."""
     return NoiseSource(seed).normal(shape)

@@ -64,6 +64,21 @@ def exponential_between(high: float, low: float, steps: int) -> np.ndarray:
     return np.exp(np.linspace(np.log(high), np.log(low), steps))
 
 
+def polyexponential_between(high: float, low: float, steps: int, rho: float) -> np.ndarray:
+    """Even in log sigma for a rho of 1, crowded at the clean end above (k-diffusion's
+    get_sigmas_polyexponential): (steps,) float64, without the final 0."""
+    return np.exp(np.log(low) + np.linspace(1, 0, steps) ** rho * np.log(high / low))
+
+
+def variance_preserving_sigmas(steps: int, beta_d: float, beta_min: float, last: float) -> np.ndarray:
+    """Levels evenly spaced in a process's time, from 1 down to `last`: (steps,) float64, without the final 0.
+
+    Source: Song et al. 2021, arXiv:2011.13456, eq. 33, as k-diffusion's get_sigmas_vp.
+    """
+    t = np.linspace(1, last, steps)
+    return np.sqrt(np.expm1(beta_d * t**2 / 2 + beta_min * t))
+
+
 def sd_turbo_sigmas(trained: np.ndarray, steps: int, denoise: float = 1.0) -> np.ndarray:
     """Those of the ten levels that adversarial distillation trained (Sauer et al. 2023, arXiv:2311.17042),
     from the noisiest on: (n + 1,) float64 down to 0, n <= steps.
@@ -76,10 +91,12 @@ def sd_turbo_sigmas(trained: np.ndarray, steps: int, denoise: float = 1.0) -> np
     return np.append(distilled[start : start + steps], 0.0)
 
 
-def beta_sigmas(trained: np.ndarray, steps: int) -> np.ndarray:
+def beta_sigmas(
+    trained: np.ndarray, steps: int, alpha: float = BETA_SHAPE, beta: float = BETA_SHAPE
+) -> np.ndarray:
     """Trained sigmas that crowd at both ends, by the beta distribution's quantiles (Lee et al. 2024,
     arXiv:2407.12173). A timestep asked for twice is visited once."""
-    quantiles = beta_quantile(1 - np.linspace(0, 1, steps, endpoint=False), BETA_SHAPE, BETA_SHAPE)
+    quantiles = beta_quantile(1 - np.linspace(0, 1, steps, endpoint=False), alpha, beta)
     indexes = np.rint(quantiles * (len(trained) - 1)).astype(int)
     return trained[indexes[np.append(True, np.diff(indexes) != 0)]]
 

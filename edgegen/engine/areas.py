@@ -88,7 +88,8 @@ def with_counterparts(one: Conditioning, other: Conditioning) -> Conditioning:
             continue
         covering = [mine for mine in found if mine.area is None or mine.area.covers(area)]
         if covering and (best := min(covering, key=_extent)).area != area:
-            found.append(replace(best, area=area, strength=encoding.strength))
+            same = replace(best, area=area, strength=encoding.strength)
+            found.append(replace(same, start=encoding.start, end=encoding.end))
     return found
 
 

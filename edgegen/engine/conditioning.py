@@ -9,7 +9,7 @@ from math import lcm
 import numpy as np
 
 from ..diffusion.conditions import size_ids
-from .control import Control
+from .control import Control, speaks_in
 from .imageprompt import ImageTokens
 
 
@@ -59,6 +59,7 @@ class Encoding:
         mask: (1, h, w) float32 of any size, what the strength is multiplied with at each place; None: 1.
         controls: ControlNets that lead it; controls_both: and the other side of guidance, if that has none.
         image: a picture told with it; None: none.
+        start, end: parts of the noise schedule, 0 (all noise) to 1 (none), that it speaks in.
     """
 
     hidden: np.ndarray
@@ -72,6 +73,8 @@ class Encoding:
     controls: tuple[Control, ...] = ()
     controls_both: bool = False
     image: ImageTokens | None = None
+    start: float = 0.0
+    end: float = 1.0
 
     def zeroed(self) -> Encoding:
         """The same with nothing said at all: zeros."""
@@ -91,6 +94,11 @@ class Encoding:
 
 Conditioning = Sequence[Encoding]
 """The denoiser's answers to several encodings are averaged."""
+
+
+def speaking(conditioning: Conditioning, timestep: float, train_timesteps: int) -> Conditioning:
+    """Those that are to be heard at a timestep."""
+    return [one for one in conditioning if speaks_in(one.start, one.end, timestep, train_timesteps)]
 
 
 def placed(conditioning: Conditioning, width: int, height: int, downscale: int) -> Conditioning:

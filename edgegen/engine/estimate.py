@@ -33,6 +33,7 @@ from .looks import (
 from .lora.merge import LoraUse
 from .memorychoice import PROCESS_MB, memory_needs
 from .nodes import LOADERS
+from .nodes.guiders import guided_inputs
 from .picturesizes import Size, size_of
 from .stages import Stages
 from .workbench import Workbench
@@ -213,6 +214,7 @@ def _runs_of(
     bench: Workbench, checked: CheckedWorkflow, node: CheckedNode, sizes: Mapping[str, Size | None]
 ) -> Iterator[tuple[GraphRuns | None, int]]:
     """(graph, times); (None, 0) for one of unknown size."""
+    node = replace(node, inputs=guided_inputs(checked.nodes, node))
     if node.class_type.startswith("CLIPTextEncode") and (pack := _pack(bench, checked, node, "clip")):
         yield from (
             (GraphRuns(pack.name, role, ""), 1) for role in TEXT_ENCODERS if role in pack.manifest.graphs

@@ -18,6 +18,7 @@ from ..pack import Manifest
 from ..workflow import BadWorkflow, CheckedNode, CheckedWorkflow, Link, NodeProblem
 from ..workflow.declare import PLAIN, Input, Unfit
 from .nodes import NODES, SPECS, Shown
+from .nodes.guiders import Guider
 from .stages import Stages
 from .workbench import Workbench
 
@@ -142,7 +143,7 @@ class Executor:
                     now = replace(
                         begun, step=step.index, steps=step.total, denoised=step.denoised, state=step.state
                     )
-                    if isinstance(stages := inputs.get("model"), Stages):
+                    if (stages := _stages(inputs)) is not None:
                         now = replace(now, manifest=stages.pack.manifest)
                     yield tally.told(now)
         except StopIteration as done:
@@ -155,6 +156,13 @@ class Executor:
                 f"node {node.id} ({node.class_type}): not enough memory: lower width, height and "
                 "batch_size, take a smaller pack or free memory on this machine"
             ) from err
+
+
+def _stages(inputs: Mapping[str, Any]) -> Stages | None:
+    """The pack that a node works with, its own or its guider's."""
+    guider = inputs.get("guider")
+    stages = guider.stages if isinstance(guider, Guider) else inputs.get("model")
+    return stages if isinstance(stages, Stages) else None
 
 
 @dataclass

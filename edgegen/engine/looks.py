@@ -37,6 +37,8 @@ class Told:
 
     speakers: tuple[Speaker, ...] = ()
     speaks_to_both: bool = False
+    start: float = 0.0
+    end: float = 1.0
 
 
 def asked_timesteps(
@@ -66,9 +68,7 @@ def _scheduler(
 ) -> SigmaScheduler | None:
     schedule, values = noise_schedule(manifest), plain_values(node)
     if "sigmas" in node.inputs:  # a sampler taken apart
-        levels = checked.nodes[node.inputs["sigmas"].node]
-        more = {"model": bench.stages(bench.pack_for(manifest.name))} if "model" in levels.inputs else {}
-        (sigmas,) = NODES[levels.class_type].run(bench, **plain_values(levels), **more)
+        sigmas = _levels(bench, checked, node.inputs["sigmas"], manifest)
         return on_sigmas(sampler_of(checked, node), schedule, manifest.prediction_type, sigmas)
     part: dict[str, Any] = {"denoise": values.get("denoise", 1.0)}
     if part["denoise"] <= 0:
@@ -78,6 +78,18 @@ def _scheduler(
         part["to_the_end"] = values["return_with_leftover_noise"] == "disable"
     names = values["sampler_name"], schedule, manifest.prediction_type, values["steps"], values["scheduler"]
     return part_of_run(*names, **part)
+
+
+def _levels(bench: Workbench, checked: CheckedWorkflow, link: Link, manifest: Manifest) -> np.ndarray:
+    """The noise levels that a link brings; nodes that make and cut them are quick to run."""
+    node = checked.nodes[link.node]
+    values = plain_values(node)
+    if "model" in node.inputs:
+        values["model"] = bench.stages(bench.pack_for(manifest.name))
+    if isinstance(before := node.inputs.get("sigmas"), Link):
+        values["sigmas"] = _levels(bench, checked, before, manifest)
+    found: np.ndarray = NODES[node.class_type].run(bench, **values)[link.slot]
+    return found
 
 
 def sampler_of(checked: CheckedWorkflow, node: CheckedNode) -> str:
@@ -100,6 +112,9 @@ def told_by(bench: Workbench, checked: CheckedWorkflow, value: Any) -> list[Told
     if "positive" in node.inputs and value.slot < len(SIDES):
         sources = [SIDES[value.slot]]
     found = [one for name in sources for one in told_by(bench, checked, node.inputs[name])] or [Told()]
+    if node.class_type == "ConditioningSetTimestepRange":
+        part = {name: value for name, value in plain_values(node).items() if name in ("start", "end")}
+        return [replace(one, **part) for one in found]
     if node.class_type not in CONTROL_NODES or node.inputs.get("strength") == 0:
         return found
     speaker, both = _speaker(bench, checked, node), "conditioning" in node.inputs
@@ -126,6 +141,8 @@ def looks_of(
     encodings = list(told)
     for timestep in asked:
         for one in encodings:
+            if not speaks_in(one.start, one.end, timestep, train_timesteps):
+                continue
             heard = [s.net for s in one.speakers if speaks_in(s.start, s.end, timestep, train_timesteps)]
             yield bool(heard), tuple(heard)
 

@@ -10,8 +10,10 @@ from ..errors import BadRequest
 from ..workflow import CheckedNode, CheckedWorkflow, Link
 from ..workflow.declare import IMAGE, LATENT
 from .nodes import SPECS
+from .nodes.batches import picked
 from .nodes.compose import total_pixels_size
 from .nodes.images import picture_size
+from .nodes.latentparts import TURNS, part_of
 from .workbench import Workbench
 
 Size = tuple[int, int, int]
@@ -97,6 +99,28 @@ def _repeated(first: Size, values: Mapping[str, Any], _linked: Any) -> Size | No
     return (*first[:2], first[2] * numbers[0]) if numbers else None
 
 
+def _picked(first: Size, values: Mapping[str, Any], _linked: Any) -> Size | None:
+    if (numbers := _numbers(values, "batch_index", "length")) is None:
+        return None
+    some = picked(first[2], *numbers)
+    return (*first[:2], some.stop - some.start)
+
+
+def _turned(first: Size, values: Mapping[str, Any], _linked: Any) -> Size | None:
+    if (turn := _numbers(values, "rotation")) is None:
+        return None
+    return (first[1], first[0], first[2]) if TURNS.index(turn[0]) % 2 else first
+
+
+def _cut(first: Size, values: Mapping[str, Any], _linked: Any) -> Size | None:
+    """Latents of 8 pixels a side, as all packs have them."""
+    if (place := _numbers(values, "width", "height", "x", "y")) is None:
+        return None
+    width, height, x, y = (value // 8 for value in place)
+    across, down = part_of(first[0] // 8, x, width, 8), part_of(first[1] // 8, y, height, 8)
+    return (across.stop - across.start) * 8, (down.stop - down.start) * 8, first[2]
+
+
 def _together(first: Size, _values: Any, linked: list[Size | None]) -> Size | None:
     return None if None in linked else (*first[:2], sum(size[2] for size in linked if size))
 
@@ -112,5 +136,11 @@ CHANGES: dict[str, Callable[[Size, Mapping[str, Any], list[Size | None]], Size |
     "ImageCrop": _cropped,
     "ImageScaleToTotalPixels": _of_total,
     "RepeatLatentBatch": _repeated,
+    "RepeatImageBatch": _repeated,
+    "LatentFromBatch": _picked,
+    "ImageFromBatch": _picked,
+    "LatentRotate": _turned,
+    "LatentCrop": _cut,
     "ImageBatch": _together,
+    "LatentBatch": _together,
 }

@@ -20,7 +20,7 @@ from ..diffusion.schedulers import Scheduler
 from ..errors import EngineError
 from ..pack import Pack
 from .areas import blended, has_areas, with_counterparts
-from .conditioning import Conditioning, Encoding, controlled_like, feeds_of, image_feeds
+from .conditioning import Conditioning, Encoding, controlled_like, feeds_of, image_feeds, speaking
 from .control import CONTROLLED, residuals_of
 from .decoding import WHOLE, decode, run_decoder
 from .embeddings import EmbeddingFolder
@@ -168,6 +168,7 @@ class Stages:
         def look(part: np.ndarray, encoding: Encoding) -> np.ndarray:
             return self.unet(part, timestep, encoding)
 
+        conditioning = speaking(conditioning, timestep, self.pack.manifest.num_train_timesteps)
         if has_areas(conditioning):
             return blended(look, latents, conditioning, self.pack.manifest.latent_downscale)
         return _mean([look(latents, encoding) for encoding in conditioning])

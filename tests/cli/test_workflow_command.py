@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -77,7 +78,7 @@ def test_wrong_settings(device, graph, args, said):
     assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
 
 
-def test_run_makes_the_picture_that_generate_makes_and_comfyui_can_open(device, graph):
+def test_run_makes_generates_picture_half_a_level_darker_and_comfyui_can_open_it(device, graph):
     result = device.run("workflow", "run", "w.json", *FILLED, "-o", "out", "--json")
     assert result.exit_code == 0, result.stderr
     (picture,) = json.loads(result.stdout)["pictures"]
@@ -86,7 +87,8 @@ def test_run_makes_the_picture_that_generate_makes_and_comfyui_can_open(device, 
     made = device.run("generate", "a red apple", *common, "--size", "32x32", "-o", "g.png")
     assert made.exit_code == 0, made.stderr
     with Image.open(picture["file"]) as ours, Image.open("g.png") as theirs:
-        assert ours.tobytes() == theirs.tobytes()
+        off = np.asarray(theirs, int) - np.asarray(ours, int)
+        assert set(np.unique(off)) == {0, 1}  # cut off, as ComfyUI does it, and rounded
         kept = json.loads(ours.info["prompt"])
         assert json.loads(ours.info["edgegen"])["packs"] == ["tiny"]
     graph["3"]["inputs"]["seed"], graph["6"]["inputs"]["text"] = "7", "a red apple"

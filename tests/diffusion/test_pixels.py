@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgegen.diffusion.pixels import to_model_input, to_uint8
+from edgegen.diffusion.pixels import to_model_input, to_uint8, to_uint8_cut
 
 
 def test_ends_and_middle() -> None:
@@ -26,6 +26,15 @@ def test_there_and_back_is_exact() -> None:
     assert sample.shape == (1, 3, 16, 16)
     assert sample.dtype == np.float32
     assert np.array_equal(to_uint8(sample), pixels)
+    assert np.array_equal(to_uint8_cut(sample), pixels)
+
+
+def test_cut_off_they_are_comfyuis() -> None:
+    """Whose pictures are 0 to 1: numpy.clip(255.0 * picture, 0, 255).astype(numpy.uint8)."""
+    sample = np.random.default_rng(0).normal(0, 0.7, (3, 40, 50)).astype(np.float32)
+    wanted = np.clip(255.0 * ((sample + 1) / 2), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    assert np.array_equal(to_uint8_cut(sample), wanted)
+    assert 0.2 < (to_uint8(sample) != wanted).mean() < 0.6
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 4, 4, 4), (4, 4)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...pack import Pack
@@ -23,15 +24,19 @@ from ..clipskip import layer_problem
 from ..control import CONTROLLED
 from ..workbench import Workbench
 from . import (
+    batches,
     compose,
     conditionings,
     constants,
     controls,
     custom,
     filters,
+    guiders,
     images,
     ipadapters,
+    latentparts,
     latents,
+    levels,
     loaders,
     loras,
     maskmaths,
@@ -41,6 +46,7 @@ from . import (
 )
 from .base import Latents, Node, Shown
 from .behind import LOADERS, pack_at, source_of
+from .guiders import guided_inputs
 from .ipchecks import looking_problems
 
 NODES: dict[str, Node] = {
@@ -52,7 +58,11 @@ NODES: dict[str, Node] = {
         controls,
         sampling,
         custom,
+        guiders,
+        levels,
         latents,
+        latentparts,
+        batches,
         masks,
         images,
         upscaling,
@@ -120,10 +130,12 @@ def _pack_problems(bench: Workbench, workflow: Workflow) -> Iterator[NodeProblem
             yield from _encoder_problem(node, pack)
         if pack := pack_at(bench, workflow, node, "clip"):
             yield from _clip_problem(node, pack)
-        yield from _control_problems(bench, workflow, node)
+        asking = replace(node, inputs=guided_inputs(workflow.nodes, node))
+        if node.class_type != guiders.CFGGuider.__name__:  # told of the sampler that it guides
+            yield from _control_problems(bench, workflow, asking)
         yield from looking_problems(bench, workflow, node)
         empty = source_of(workflow, node.inputs.get("latent_image"))
-        pack = pack_at(bench, workflow, node, "model")
+        pack = pack_at(bench, workflow, asking, "model")
         if pack and empty and empty.class_type == EMPTY:
             yield from _size_problems(empty, pack)
 

@@ -25,12 +25,14 @@ class Latents:
     Attributes:
         scale: the `latent_scale` of that autoencoder's pack; None: of none yet, they are empty.
         mask: (n, 1, h, w) float32 of any size, 1 where samplers paint, 0 where they keep; None: all of it.
+        places: which of a seed's noises each of them gets; None: as they come.
     """
 
     samples: np.ndarray
     downscale: int = 8
     scale: float | None = None
     mask: np.ndarray | None = None
+    places: tuple[int, ...] | None = None
 
     def scaled_for(self, scale: float) -> np.ndarray:
         """The samples as an autoencoder of another scale has them."""
@@ -56,7 +58,7 @@ class Shown:
 class Node:
     """One class of nodes. MODEL, CLIP and VAE are a `Stages`; CONDITIONING is a `Conditioning`;
     IMAGE is (b, 3, h, w) float32, -1 black to 1 white; MASK is (b, h, w) float32, 0 to 1; SAMPLER is a name;
-    SIGMAS is (steps + 1,) float64, falling.
+    SIGMAS is (steps + 1,) float64, falling; NOISE and GUIDER are those of `guiders`.
 
     Attributes:
         INPUTS, OUTPUTS: names, types, defaults and ranges are ComfyUI's.

@@ -208,6 +208,20 @@ class ConditioningSetMask(Node):
         return ([replace(encoding, mask=weight) for encoding in conditioning],)
 
 
+class ConditioningSetTimestepRange(Node):
+    """Counts in a part of the run only, as shares of the noise schedule; something has to at each step."""
+
+    INPUTS = {
+        "conditioning": Input(CONDITIONING),
+        "start": Input(FLOAT, 0.0, 0.0, 1.0),
+        "end": Input(FLOAT, 1.0, 0.0, 1.0),
+    }
+    OUTPUTS = (CONDITIONING,)
+
+    def run(self, bench: Workbench, conditioning: Conditioning, start: float, end: float) -> tuple[Any, ...]:
+        return ([replace(encoding, start=start, end=end) for encoding in conditioning],)
+
+
 def one_encoder(pack: str) -> str:
     """Why SDXL's words cannot be told to a pack."""
     return f"pack {pack} has one text encoder only; this node is for Stable Diffusion XL"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ...diffusion.pixels import to_model_input, to_uint8
+from ...diffusion.pixels import to_model_input, to_uint8_cut
 from ...diffusion.resample import METHODS, crop_to_shape, resample
 from ...errors import BadRequest
 from ...workflow.bounds import bound_problems
@@ -145,7 +145,7 @@ class SaveImage(Node):
             yield "filename_prefix", message
 
     def run(self, bench: Workbench, images: np.ndarray, filename_prefix: str) -> tuple[Any, ...]:
-        return (Shown([to_uint8(image) for image in images], filename_prefix),)
+        return (Shown([to_uint8_cut(image) for image in images], filename_prefix),)
 
 
 class PreviewImage(Node):
@@ -155,7 +155,7 @@ class PreviewImage(Node):
     IS_OUTPUT = True
 
     def run(self, bench: Workbench, images: np.ndarray) -> tuple[Any, ...]:
-        return (Shown([to_uint8(image) for image in images], None),)
+        return (Shown([to_uint8_cut(image) for image in images], None),)
 
 
 def _opened(path: Path) -> Image.Image:
@@ -196,6 +196,6 @@ def resized(bench: Workbench, image: np.ndarray, width: int, height: int, method
         raise refuse("image", None, problem)
     if method == "lanczos":  # as ComfyUI does it: by Pillow, in 8 bits
         size, how = (width, height), Image.Resampling.LANCZOS
-        rows = [np.asarray(Image.fromarray(to_uint8(one)).resize(size, how)) for one in image]
+        rows = [np.asarray(Image.fromarray(to_uint8_cut(one)).resize(size, how)) for one in image]
         return np.concatenate([to_model_input(row) for row in rows])
     return resample(image, width, height, method)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...diffusion.resample import METHODS, crop_to_shape, resample
 from ...errors import EngineError, PackError
-from ...workflow.bounds import MAX_BATCH, bound_problems
+from ...workflow.bounds import bound_problems
 from ...workflow.declare import COMBO, FLOAT, IMAGE, INT, LATENT, MAX_RESOLUTION, VAE, Input
 from ..stages import Stages
 from ..workbench import Workbench
@@ -85,35 +85,22 @@ class LatentUpscaleBy(Node):
         return (resized(bench, samples, (width, height), upscale_method),)
 
 
-class RepeatLatentBatch(Node):
-    """All of them again and again."""
-
-    INPUTS = {"samples": Input(LATENT), "amount": Input(INT, 1, 1, 64)}
-    OUTPUTS = (LATENT,)
-
-    def check(self, bench: Workbench, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        if (amount := values.get("amount", 1)) > MAX_BATCH:
-            yield "amount", f"{amount} is not allowed here: 1 to {MAX_BATCH}"
-
-    def run(self, bench: Workbench, samples: Latents, amount: int) -> tuple[Any, ...]:
-        batch = len(samples.samples)
-        if batch * amount > MAX_BATCH:
-            raise refuse(
-                "amount", amount, f"makes {batch * amount} pictures; at most {MAX_BATCH} are allowed"
-            )
-        mask = samples.mask
-        if mask is not None and len(mask) > 1:
-            mask = np.tile(mask[np.arange(batch) % len(mask)], (amount, 1, 1, 1))
-        return (replace(samples, samples=np.tile(samples.samples, (amount, 1, 1, 1)), mask=mask),)
-
-
 class LatentAdd(Node):
     INPUTS = {"samples1": Input(LATENT), "samples2": Input(LATENT)}
     OUTPUTS = (LATENT,)
 
     def run(self, bench: Workbench, samples1: Latents, samples2: Latents) -> tuple[Any, ...]:
-        both = samples1.samples + _like(samples2, samples1, "bilinear")
+        both = samples1.samples + like(samples2, samples1, "bilinear")
         return (_mixed(samples1, samples2, both),)
+
+
+class LatentSubtract(Node):
+    INPUTS = {"samples1": Input(LATENT), "samples2": Input(LATENT)}
+    OUTPUTS = (LATENT,)
+
+    def run(self, bench: Workbench, samples1: Latents, samples2: Latents) -> tuple[Any, ...]:
+        rest = samples1.samples - like(samples2, samples1, "bilinear")
+        return (_mixed(samples1, samples2, rest),)
 
 
 class LatentBlend(Node):
@@ -128,7 +115,7 @@ class LatentBlend(Node):
         self, bench: Workbench, samples1: Latents, samples2: Latents, blend_factor: float
     ) -> tuple[Any, ...]:
         part = np.float32(blend_factor)
-        mixed = samples1.samples * part + _like(samples2, samples1, "bicubic") * (1 - part)
+        mixed = samples1.samples * part + like(samples2, samples1, "bicubic") * (1 - part)
         return (_mixed(samples1, samples2, mixed),)
 
 
@@ -234,12 +221,17 @@ def _mixed(one: Latents, other: Latents, samples: np.ndarray) -> Latents:
     return replace(one, samples=samples, scale=other.scale if one.scale is None else one.scale)
 
 
-def _like(latents: Latents, other: Latents, method: str) -> np.ndarray:
-    """Their samples in the other's size; a single one goes with each of a batch."""
+def like(latents: Latents, other: Latents, method: str, each: bool = True) -> np.ndarray:
+    """Their samples in the other's size and scale.
+
+    Args:
+        each: one for each of the other's batch; they go around.
+    Raises BadRequest: they are of another kind of autoencoder.
+    """
     if latents.samples.shape[1] != other.samples.shape[1] or latents.downscale != other.downscale:
         raise refuse("samples2", None, "these latents come from another pack than samples1")
     height, width = other.samples.shape[2:]
     samples = latents.samples if other.scale is None else latents.scaled_for(other.scale)
     if samples.shape[2:] != (height, width):
         samples = resample(crop_to_shape(samples, width, height), width, height, method)
-    return samples[np.arange(len(other.samples)) % len(samples)]
+    return samples[np.arange(len(other.samples)) % len(samples)] if each else samples

@@ -27,6 +27,16 @@ class SolidMask(Node):
         return (np.full((1, height, width), value, np.float32),)
 
 
+class ThresholdMask(Node):
+    """1 where a mask is above the value, else 0."""
+
+    INPUTS = {"mask": Input(MASK), "value": Input(FLOAT, 0.5, 0.0, 1.0)}
+    OUTPUTS = (MASK,)
+
+    def run(self, bench: Workbench, mask: np.ndarray, value: float) -> tuple[Any, ...]:
+        return ((mask > value).astype(np.float32),)
+
+
 class GrowMask(Node):
     """Larger by pixels, or smaller where `expand` is negative; tapered: corners are cut."""
 

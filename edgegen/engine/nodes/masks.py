@@ -72,6 +72,18 @@ class ImageToMask(Node):
         return ((image[:, COLOURS.index(channel)] + 1) / 2,)
 
 
+class ImageColorToMask(Node):
+    """1 where a picture has one colour, 0xRRGGBB, in 8 bits."""
+
+    INPUTS = {"image": Input(IMAGE), "color": Input(INT, 0, 0, 0xFFFFFF)}
+    OUTPUTS = (MASK,)
+
+    def run(self, bench: Workbench, image: np.ndarray, color: int) -> tuple[Any, ...]:
+        levels = np.rint(np.clip(image * np.float32(127.5) + np.float32(127.5), 0, 255)).astype(np.int64)
+        shown = (levels[:, 0] << 16) + (levels[:, 1] << 8) + levels[:, 2]
+        return ((shown == color).astype(np.float32),)
+
+
 class MaskToImage(Node):
     """A mask as a picture, white where it is 1."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...diffusion.masking import KeptPicture, fit_mask
-from ...diffusion.rng import MAX_SEED, NoiseSource
+from ...diffusion.rng import MAX_SEED, NoiseSource, noise_by_place
 from ...diffusion.sampler import SamplerState
 from ...diffusion.schedulers import GPU_NAMES, SCHEDULERS, part_of_run
 from ...diffusion.sigma_scheduler import SigmaScheduler
@@ -20,7 +20,7 @@ from ...pack import Manifest
 from ...workflow.bounds import bound_problems
 from ...workflow.declare import COMBO, CONDITIONING, FLOAT, INT, LATENT, MODEL, Input
 from ..areas import area_slices
-from ..conditioning import Conditioning, placed
+from ..conditioning import Conditioning, placed, speaking
 from ..control import CONTROLLED
 from ..request import noise_schedule
 from ..stages import Stages
@@ -144,11 +144,14 @@ def denoise(
     if run is None:
         return start, start
     shape = start.samples.shape
-    for name in ("positive", "negative"):
+    if inputs["cfg"] == 1 and not run.sees_unguided:
+        inputs["negative"] = None  # never asked
+    for name in ("positive", "negative") if inputs["negative"] is not None else ("positive",):
         inputs[name] = placed(inputs[name], shape[3], shape[2], manifest.latent_downscale)
         _check_areas(name, inputs[name], shape, manifest)
+        _check_ranges(name, inputs[name], run, manifest)
         _check_controls(name, inputs[name], manifest)
-    noise = _stream(seed).normal(shape) if adds_noise else np.zeros(shape, np.float32)
+    noise = _noise(seed, start) if adds_noise else np.zeros(shape, np.float32)
     picture = stages.scaled(start.scaled_for(manifest.latent_scale))
     if start.mask is not None:
         run.kept = KeptPicture(picture, noise, fit_mask(start.mask, shape[0], shape[3], shape[2]))
@@ -163,6 +166,13 @@ def denoise(
             yield step
     done = replace(start, scale=manifest.latent_scale)
     return tuple(replace(done, samples=stages.unscaled(found)) for found in (latents, denoised))
+
+
+def _noise(seed: int, latents: Latents) -> np.ndarray:
+    shape = latents.samples.shape
+    if latents.places is None:
+        return _stream(seed).normal(shape)
+    return noise_by_place(seed & MAX_SEED, shape, latents.places)
 
 
 def _stream(seed: int) -> NoiseSource:
@@ -183,6 +193,16 @@ def _check_areas(name: str, conditioning: Conditioning, shape: tuple[int, ...], 
             f"lie inside, its sides multiples of {manifest.sizes.multiple} with pack {manifest.name}"
         )
         raise refuse(name, place, message)
+
+
+def _check_ranges(name: str, conditioning: Conditioning, run: SigmaScheduler, manifest: Manifest) -> None:
+    """Raises BadRequest where no words count at all for a while: ComfyUI takes that for a grey picture."""
+    whole = range(int(run.timesteps.min()), int(run.timesteps.max()) + 1)
+    train = manifest.num_train_timesteps
+    silent = [timestep for timestep in whole if not speaking(conditioning, timestep, train)]
+    if silent:
+        part = 1 - max(silent) / max(train - 1, 1)
+        raise refuse(name, round(part, 3), f"nothing is said at {part:.3f} of the run: its parts leave a gap")
 
 
 def no_control(pack: str) -> str:
