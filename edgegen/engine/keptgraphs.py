@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import numpy as np
-
 from ..pack import PackFolder
 from .memory import MAPPED, MemoryMode
-from .optimised import FEW_BYTES, MAX_BYTES, OptimisedGraph, open_to
+from .optimised import FEW_BYTES, MAX_BYTES, OptimisedGraph, Shaped, open_to
 from .providers import ProviderChoice
 from .session import open_session
 
@@ -32,14 +30,13 @@ class KeptGraphs:
         self._graphs.clear()
 
     def find(
-        self, role: str, path: Path, changed: Mapping[str, np.ndarray], memory: MemoryMode
+        self, role: str, path: Path, changed: Mapping[str, Shaped], memory: MemoryMode
     ) -> OptimisedGraph | None:
         """What an earlier load made of the graph, or where this one is to leave it; None: not to be kept.
 
         Args:
             path: the graph's file, verified.
-            changed: weights that are to be others, by name. They would be written as part of the graph, so
-                that it is loaded once without them.
+            changed: weights that are to be others, by name, as they are stored.
         """
         if self._pack.manifest.graphs[role].precision != "int8":
             return None  # optimising float graphs makes other weights of all

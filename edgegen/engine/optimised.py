@@ -15,9 +15,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from typing import Any, Protocol
 
 from .protobuf import Field, message, messages_of, read_message, text, texts_of, whole, write_message
 
@@ -29,6 +27,15 @@ FEW_BYTES = 4 * 10**6  # where memory is short
 _GRAPH, _INITIALIZER, _INPUT, _TENSOR_NAME, _EXTERNAL = 7, 5, 11, 8, 13
 _NAME, _TYPE, _TENSOR_TYPE, _ELEMENTS, _SHAPE, _DIMENSION, _LENGTH = 1, 2, 1, 1, 2, 1, 1
 _TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "float16": 10}
+
+
+class Shaped(Protocol):
+    """What has a type, by numpy's name, and a shape."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 class OptimisedGraph:
@@ -50,7 +57,7 @@ class OptimisedGraph:
         """Those of a data file's weights, by name, that the nodes read."""
         return self._weights.intersection(weights)
 
-    def open_to(self, weights: Mapping[str, np.ndarray]) -> bytes:
+    def open_to(self, weights: Mapping[str, Shaped]) -> bytes:
         """The model, but every run may be given other values for these, which it reads."""
         return open_to({n: value for n, value in weights.items() if n not in self._inputs}, self.model)
 
@@ -82,7 +89,7 @@ class OptimisedGraph:
         self.model = model
 
 
-def open_to(weights: Mapping[str, np.ndarray], model: bytes) -> bytes:
+def open_to(weights: Mapping[str, Shaped], model: bytes) -> bytes:
     """An ONNX file's bytes, but every run may be given other values for these of its weights.
 
     Messages of one number that follow one another are read as one, whose lists are joined (Protocol Buffers'
@@ -107,8 +114,8 @@ def _stored_weights(graph: Sequence[Field]) -> frozenset[str]:
     )
 
 
-def _input(name: str, value: np.ndarray) -> Field:
+def _input(name: str, value: Shaped) -> Field:
     """A graph's input of that type and shape."""
     shape = message(_SHAPE, [message(_DIMENSION, [whole(_LENGTH, side)]) for side in value.shape])
-    tensor = message(_TENSOR_TYPE, [whole(_ELEMENTS, _TYPES[value.dtype.name]), shape])
+    tensor = message(_TENSOR_TYPE, [whole(_ELEMENTS, _TYPES[value.dtype]), shape])
     return message(_INPUT, [text(_NAME, name), message(_TYPE, [tensor])])

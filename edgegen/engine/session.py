@@ -15,7 +15,7 @@ from ..errors import EngineError, OutOfMemory, ProviderError
 from .freememory import own_anonymous_mb
 from .graphtimes import GraphTimes
 from .memory import FULL, MemoryMode, apply_mode
-from .optimised import OptimisedGraph
+from .optimised import OptimisedGraph, Shaped
 from .providers import ProviderChoice
 from .runtime import FATAL_ONLY, onnxruntime, usable_cores
 
@@ -153,6 +153,7 @@ def open_session(
     weights: Mapping[str, np.ndarray] | None = None,
     edited: bytes | None = None,
     kept: OptimisedGraph | None = None,
+    open_to: Mapping[str, Shaped] | None = None,
 ) -> GraphSession:
     """Load a graph.
 
@@ -163,11 +164,11 @@ def open_session(
         memory: how to spend it; only the CPU provider listens.
         compiled: folder where the provider finds and keeps what it compiled; the CPU provider needs none.
         is_float: whether the graph's layers compute in float; the sparing memory modes then copy no weights.
-        weights: values in place of those in the data file, by name; of the same types and shapes. With a
-            graph that is `kept` the session is open to others of these names, too, and holds on to them.
+        weights: values in place of those in the data file, by name; of the same types and shapes.
         edited: the graph's file as it is to be read instead; its weights lie where those of `path` do.
         kept: what an earlier load made of the graph, taken instead; if empty, to be filled. Only the CPU
             provider listens.
+        open_to: weights that `hold` may replace later, by name; only in a graph that is kept.
     Raises:
         OutOfMemory, EngineError: the graph does not load.
         ProviderError: the provider is not what runs it.
@@ -178,12 +179,10 @@ def open_session(
         options = session_options(ort, threads or usable_cores())
         if not choice.devices:
             apply_mode(options, memory, is_float)
-        held: dict[str, np.ndarray] = {}
         if kept is not None and kept.model:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            held = {name: (weights or {})[name] for name in kept.reads(weights or {})}
-            edited = kept.open_to(held)
-        elif weights:
+            edited = kept.open_to(open_to or {})
+        if weights:
             values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(v)) for v in weights.values()]
             options.add_external_initializers(list(weights), values)
         if edited is not None:
@@ -201,9 +200,7 @@ def open_session(
         raise _readable(f"graph {name} does not load with provider {choice.name}", err) from err
     if choice.devices and choice.devices[0].ep_name not in session.get_providers():
         raise ProviderError(f"provider {choice.name} refuses graph {name}; use provider cpu")
-    opened = GraphSession(session, name)
-    opened.hold(held)
-    return opened
+    return GraphSession(session, name)
 
 
 def session_options(ort: Any, threads: int) -> Any:

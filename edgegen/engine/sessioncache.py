@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from .compiled import cache_key
 from .graphtimes import GraphTimes
 from .keptgraphs import KeptGraphs
 from .lora.merge import LoraSet, Merged
+from .lora.table import Stored
 from .memory import FULL, MemoryMode, trim_malloc
 from .optimised import OptimisedGraph
 from .providers import ProviderChoice, choose_provider
@@ -101,9 +103,12 @@ class SessionCache:
         """Whether a graph can change to those weights, or back to its own, as it is loaded.
 
         What it draws then is what it would if it was loaded for them."""
-        wanted = self._loras.weights(self._pack, role) if loras and self._loras else frozenset()
+        wanted = self._changing(role, loras).keys()
         as_stored = self._kept.remade(role, session.open_to)
         return bool(session.open_to) and wanted <= session.open_to and as_stored <= wanted
+
+    def _changing(self, role: str, loras: Loras) -> dict[str, Stored]:
+        return self._loras.weights(self._pack, role) if loras and self._loras else {}
 
     def _merged(self, role: str, loras: Loras) -> Merged:
         return self._loras.merge(self._pack, role, self._threads) if loras and self._loras else Merged()
@@ -119,12 +124,36 @@ class SessionCache:
     def _load(self, role: str, loras: Loras, edit: TextEdit) -> GraphSession:
         began = time.monotonic()
         path = self._pack.verify_graph(role)
+        kept, changing = None, self._changing(role, loras)
+        if not (edit or self._choice.devices):
+            kept = self._kept.find(role, path, changing, self._memory)
+        if kept is not None and changing:
+            session = self._load_open(role, path, kept, loras, changing)
+        else:
+            session = self._load_merged(role, path, kept, loras, edit)
+        if role != DECODER:
+            session.times = self.times
+        log_cost(f"graph {role} loaded", began)
+        return session
+
+    def _load_open(
+        self, role: str, path: Path, kept: OptimisedGraph, loras: Loras, changing: Mapping[str, Stored]
+    ) -> GraphSession:
+        """A graph whose changed weights are merged while ONNX Runtime packs the others, by one thread."""
+        with ThreadPoolExecutor(1) as pool:
+            merging = pool.submit(self._merged, role, loras)
+            session = self._open_session(role, path, self._choice, kept=kept, open_to=changing)
+            session.hold(merging.result().read)
+        return session
+
+    def _load_merged(
+        self, role: str, path: Path, kept: OptimisedGraph | None, loras: Loras, edit: TextEdit
+    ) -> GraphSession:
+        """A graph whose weights are what they are when it loads."""
         files = self._pack.manifest.graphs[role].files.values()
         merged = self._merged(role, loras)
         edited = TextGraph.read(path, role).edited(edit) if edit else None
         choice = choose_provider("cpu") if edit else self._choice  # text encoders are fast anywhere
-        keeps = not (edit or choice.devices)
-        kept = self._kept.find(role, path, merged.read, self._memory) if keeps else None
 
         def load(folder: Path | None) -> GraphSession:
             return self._open_session(role, path, choice, folder, merged, edited, kept)
@@ -133,12 +162,9 @@ class SessionCache:
             session = load(None)
         else:
             session = choice.compiled.open(cache_key([file.sha256 for file in files], choice.version), load)
-        if merged and not session.open_to:
+        if merged:
             merged.clear()  # ONNX Runtime has its own copy
             trim_malloc()
-        if role != DECODER:
-            session.times = self.times
-        log_cost(f"graph {role} loaded", began)
         return session
 
     def _open_session(
@@ -150,12 +176,13 @@ class SessionCache:
         weights: Mapping[str, np.ndarray] | None = None,
         edited: bytes | None = None,
         kept: OptimisedGraph | None = None,
+        open_to: Mapping[str, Stored] | None = None,
     ) -> GraphSession:
         entry = self._pack.manifest.graphs[role]
         memory = self._memory.for_graph(sum(file.bytes for file in entry.files.values()))
         is_float = entry.precision in ("fp32", "fp16")
         return open_session(
-            path, choice, self._threads, role, memory, folder, is_float, weights, edited, kept
+            path, choice, self._threads, role, memory, folder, is_float, weights, edited, kept, open_to
         )
 
     def close(self) -> None:

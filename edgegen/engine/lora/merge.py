@@ -22,7 +22,7 @@ from ..blas import single_threaded
 from ..runtime import usable_cores
 from .adapter import Adapter
 from .names import CHANGED_AS, TEXT, TEXT_2, UNET, flat
-from .table import Layer, LayerTable, read_stored
+from .table import Layer, LayerTable, Stored, read_stored
 
 BLOCK_VALUES = 2**17  # half a MB of floats: a Pi's core has that much cache, and so has a PC's
 
@@ -99,14 +99,16 @@ class LoraSet:
         layers = [layer for table, changes in plans for name in changes for layer in table.find(name)]
         return sum(layer.weight.bytes for layer in layers)
 
-    def weights(self, pack: PackFolder, role: str) -> frozenset[str]:
-        """Names of the weights of a graph that change, without those that are `spare`.
+    def weights(self, pack: PackFolder, role: str) -> dict[str, Stored]:
+        """The weights of a graph that change, without those that are `spare`, by name, as the pack has them.
 
         Raises LoraError, PackError."""
         plan = self._plan(pack, role)
-        table, changes = plan or (None, {})
-        layers = [layer for name in changes for layer in table.find(name)] if table else []
-        return frozenset(name for layer in layers for name in _changing(layer))
+        if plan is None:
+            return {}
+        table, changes = plan
+        layers = (layer for module in changes for layer in table.find(module))
+        return {stored.name: stored for layer in layers for stored in _changing(layer)}
 
     def merge(self, pack: PackFolder, role: str, threads: int = 0) -> Merged:
         """The weights of a graph that change, changed; empty when none does.
@@ -165,13 +167,13 @@ def _sum_of(data: np.memmap[Any, Any], layers: list[Layer], kind: str, parts: li
     return total
 
 
-def _changing(layer: Layer) -> Iterator[str]:
-    """Names of a layer's values that are others once it is merged, and that the graph must read."""
-    yield layer.weight.name
+def _changing(layer: Layer) -> Iterator[Stored]:
+    """A layer's values that are others once it is merged, and that the graph must read."""
+    yield layer.weight
     if layer.scale is not None and not layer.keeps_scale:
-        yield layer.scale.name
+        yield layer.scale
         if layer.bias is not None:
-            yield layer.bias[0].name
+            yield layer.bias[0]
 
 
 def whole_weight(data: np.memmap[Any, Any], layers: list[Layer]) -> np.ndarray:
