@@ -14,7 +14,7 @@ import torch
 
 from edgegen.pack import IpLayer
 
-from .imageprompt import KEYS, VALUES
+from .imageprompt import KEYS, MASK, VALUES
 from .ipadapters import IpAdapterLayout, find_ip_adapter
 from .ipmodules import load_ip_adapter
 from .refusal import SourceError
@@ -49,19 +49,20 @@ def shown_by(file: Path, layers: Sequence[IpLayer], seed: int) -> Shown:
         )
     adapter = load_ip_adapter(file, layout)
     rng = np.random.default_rng(seed)
+    everywhere = {f"{MASK}_{layer.level}": np.ones((1, 1, 1), np.float32) for layer in layers}
     shape = (1, ROWS, layout.reads_width) if layout.reads == "hidden_states" else (1, layout.reads_width)
 
     def tell(image: np.ndarray) -> Feeds:
         with torch.no_grad():
             keys, values = adapter(torch.from_numpy(image))
-        return {KEYS: keys.numpy(), VALUES: values.numpy()}
+        return {KEYS: keys.numpy(), VALUES: values.numpy()} | everywhere
 
     def shown(number: int) -> tuple[Feeds, Feeds]:
         wanted = tell(rng.standard_normal(shape, np.float32))
         unwanted = tell(np.zeros(shape, np.float32))
         if number % 2 == 0:
             return wanted, unwanted
-        nothing = {name: np.zeros_like(value) for name, value in wanted.items()}
+        nothing = {name: np.zeros_like(wanted[name]) for name in (KEYS, VALUES)} | everywhere
         return nothing, nothing
 
     return shown

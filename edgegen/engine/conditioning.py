@@ -58,7 +58,7 @@ class Encoding:
         strength: how much it counts among others.
         mask: (1, h, w) float32 of any size, what the strength is multiplied with at each place; None: 1.
         controls: ControlNets that lead it; controls_both: and the other side of guidance, if that has none.
-        image: a picture told with it; None: none.
+        images: pictures told with it, each by an adapter.
         start, end: parts of the noise schedule, 0 (all noise) to 1 (none), that it speaks in.
     """
 
@@ -72,7 +72,7 @@ class Encoding:
     mask: np.ndarray | None = None
     controls: tuple[Control, ...] = ()
     controls_both: bool = False
-    image: ImageTokens | None = None
+    images: tuple[ImageTokens, ...] = ()
     start: float = 0.0
     end: float = 1.0
 
@@ -115,12 +115,6 @@ def controlled_like(conditioning: Conditioning, other: Conditioning) -> Conditio
     if not shared:
         return conditioning
     return [one if one.controls else replace(one, controls=shared) for one in conditioning]
-
-
-def image_feeds(encodings: Conditioning, timestep: float, train_timesteps: int) -> dict[str, np.ndarray]:
-    """What the denoiser is told of pictures at a timestep, one row of a batch each; {}: there are none."""
-    rows = [one.image.feeds(timestep, train_timesteps) for one in encodings if one.image is not None]
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} if rows else {}
 
 
 def _of_one_length(encodings: Conditioning) -> Conditioning:

@@ -135,7 +135,7 @@ def _nets(bench: Workbench, runs: Iterable[GraphRuns], size: str) -> tuple[Contr
 def _words(stages: Stages, looks: bool) -> Encoding:
     """Nothing, said with a picture or without."""
     layers = stages.pack.manifest.ip_layers
-    return replace(stages.encode(""), image=silent_tokens(layers) if looks and layers else None)
+    return replace(stages.encode(""), images=(silent_tokens(layers),) if looks and layers else ())
 
 
 def peak_memory(

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import lcm
 
 import numpy as np
 
 from ..component import Component
+from ..diffusion.resample import resample
 from ..pack import IpLayer
 from .control import speaks_in
 from .graphtimes import Pace
@@ -23,7 +25,7 @@ from .sessioncache import SessionCache
 
 LOOKING = "_ip"
 """What a denoiser's role ends in where it looks at pictures."""
-ROLE, KEYS, VALUES = "ip_adapter", "ip_keys", "ip_values"
+ROLE, KEYS, VALUES, MASK = "ip_adapter", "ip_keys", "ip_values", "ip_mask"
 V_ONLY, K_AND_V = "V only", "K+V"
 K_AND_V_PENALIZED, K_AND_MEAN_V_PENALIZED = "K+V w/ C penalty", "K+mean(V) w/ C penalty"
 SCALINGS = (V_ONLY, K_AND_V, K_AND_V_PENALIZED, K_AND_MEAN_V_PENALIZED)
@@ -37,17 +39,29 @@ class ImageTokens:
     Attributes:
         keys, values: (1, tokens, channels) float32, in the order of the manifest's `ip_layers`.
         start, end: parts of the noise schedule, 0 (all noise) to 1 (none), that they count in.
+        mask: (1, h, w) float32 of any size, how much they count at each place; None: 1.
     """
 
     keys: np.ndarray
     values: np.ndarray
     start: float = 0.0
     end: float = 1.0
+    mask: np.ndarray | None = None
 
-    def feeds(self, timestep: float, train_timesteps: int) -> dict[str, np.ndarray]:
-        """For the denoiser's graph; values of zero say nothing."""
+    def said(self, timestep: float, train_timesteps: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and values at a timestep, repeated to so many tokens: attention over all of them twice is
+        attention over them once. Values of zero say nothing."""
         speaks = speaks_in(self.start, self.end, timestep, train_timesteps)
-        return {KEYS: self.keys, VALUES: self.values if speaks else np.zeros_like(self.values)}
+        values = self.values if speaks else np.zeros_like(self.values)
+        times = (1, tokens // self.keys.shape[1], 1)
+        return np.tile(self.keys, times), np.tile(values, times)
+
+    def mask_at(self, level: int, height: int, width: int) -> np.ndarray:
+        """(1, places, 1): where it counts in latents of that size, halved so often; (1, 1, 1): everywhere."""
+        if self.mask is None:
+            return np.ones((1, 1, 1), np.float32)
+        across, down = (-(-side // 2**level) for side in (width, height))
+        return resample(self.mask[None], across, down, "bicubic").reshape(1, -1, 1)
 
     def scaled(self, layers: Sequence[IpLayer], weights: Sequence[float], scaling: str) -> ImageTokens:
         """As much of it as each layer's weight says.
@@ -72,15 +86,51 @@ class ImageTokens:
         """The tokens of several pictures as if they were one's."""
         return replace(self, keys=_in_one(self.keys), values=_in_one(self.values))
 
-    def between(self, start: float, end: float) -> ImageTokens:
-        """The same, heard in that part of the noise schedule."""
-        return replace(self, start=start, end=end)
+    def heard_in(self, start: float, end: float, mask: np.ndarray | None = None) -> ImageTokens:
+        """The same, heard in that part of the noise schedule, and where the mask is."""
+        return replace(self, start=start, end=end, mask=mask)
 
 
 def silent_tokens(layers: Sequence[IpLayer], tokens: int = 4) -> ImageTokens:
     """So many that say nothing."""
     nothing = np.zeros((1, tokens, sum(layer.channels for layer in layers)), np.float32)
     return ImageTokens(nothing, nothing)
+
+
+def takes_several(layers: Sequence[IpLayer] | None) -> bool:
+    """Whether a denoiser's graph knows masks, and listens to several adapters."""
+    return bool(layers) and all(layer.level is not None for layer in layers or ())
+
+
+def told_of(
+    sides: Sequence[Sequence[ImageTokens]],
+    layers: Sequence[IpLayer],
+    timestep: float,
+    train_timesteps: int,
+    size: tuple[int, int],
+) -> dict[str, np.ndarray]:
+    """What the denoiser's graph is fed; {}: nothing is shown.
+
+    Args:
+        sides: of each row of the batch, what every adapter tells it; as many for each.
+        size: height and width of the latents.
+    """
+    rows = [tokens for adapter in zip(*sides, strict=True) for tokens in adapter]
+    if not rows:
+        return {}
+    most = lcm(*(tokens.keys.shape[1] for tokens in rows))
+    said = [tokens.said(timestep, train_timesteps, most) for tokens in rows]
+    keys, values = (np.concatenate(parts) for parts in zip(*said, strict=True))
+    feeds = {KEYS: keys, VALUES: values}
+    if takes_several(layers):
+        feeds |= {f"{MASK}_{level}": _masks(rows, level, size) for level in {x.level or 0 for x in layers}}
+    return feeds
+
+
+def _masks(rows: Sequence[ImageTokens], level: int, size: tuple[int, int]) -> np.ndarray:
+    found = [tokens.mask_at(level, *size) for tokens in rows]
+    places = max(mask.shape[1] for mask in found)
+    return np.concatenate([np.broadcast_to(mask, (1, places, 1)) for mask in found])
 
 
 def _in_one(rows: np.ndarray) -> np.ndarray:

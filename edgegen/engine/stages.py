@@ -20,13 +20,13 @@ from ..diffusion.schedulers import Scheduler
 from ..errors import EngineError
 from ..pack import Pack
 from .areas import blended, has_areas, with_counterparts
-from .conditioning import Conditioning, Encoding, controlled_like, feeds_of, image_feeds, speaking
+from .conditioning import Conditioning, Encoding, controlled_like, feeds_of, speaking
 from .control import CONTROLLED, residuals_of
 from .decoding import WHOLE, decode, run_decoder
 from .embeddings import EmbeddingFolder
 from .feathering import decode_three_ways
 from .graphtimes import Pace
-from .imageprompt import LOOKING, ImagePrompt
+from .imageprompt import LOOKING, ImagePrompt, told_of
 from .lora.merge import LoraSet, LoraUse
 from .memory import FULL, MemoryMode
 from .providers import ProviderChoice
@@ -45,7 +45,7 @@ class Stages:
 
     Attributes:
         loras: what is merged into the weights.
-        image: the picture that goes with every prompt; None: none.
+        images: pictures that go with every prompt.
         last_layer: where the text encoders end, see `clipskip`; None: where the denoiser was made for.
         decoding: how the last picture was decoded.
     Raises:
@@ -65,7 +65,7 @@ class Stages:
         self.memory = memory
         self.decoding = WHOLE
         self.loras: tuple[LoraUse, ...] = ()
-        self.image: ImagePrompt | None = None
+        self.images: tuple[ImagePrompt, ...] = ()
         self.last_layer: int | None = None
         self._last_asked: dict[str, float] = {}  # role -> timestep; shared by all that share the graphs
         self.embeddings = embeddings or EmbeddingFolder(None)
@@ -97,9 +97,9 @@ class Stages:
         return other
 
     def with_image(self, image: ImagePrompt) -> Stages:
-        """The same pack with a picture beside every prompt; the graphs are shared."""
+        """The same pack with a picture beside every prompt, one more; the graphs are shared."""
         other = copy.copy(self)
-        other.image = image
+        other.images = (*self.images, image)
         return other
 
     def use(self, memory: MemoryMode) -> None:
@@ -146,9 +146,10 @@ class Stages:
             guidance, unconditional = 1, None
         if guidance == 1 and not scheduler.sees_unguided:
             unconditional = None
-        if self.image is not None:
-            conditioning = [replace(encoding, image=self.image.wanted) for encoding in conditioning]
-            unconditional = unconditional and [replace(e, image=self.image.unwanted) for e in unconditional]
+        if self.images:
+            wanted, unwanted = zip(*((x.wanted, x.unwanted) for x in self.images), strict=True)
+            conditioning = [replace(encoding, images=wanted) for encoding in conditioning]
+            unconditional = unconditional and [replace(e, images=unwanted) for e in unconditional]
         if unconditional is not None:
             unconditional = controlled_like(unconditional, conditioning)
             conditioning, unconditional = (
@@ -188,7 +189,8 @@ class Stages:
         if heard := [c for c in encodings[0].controls if c.speaks_at(timestep, train)]:
             role = CONTROLLED
             feeds |= residuals_of(heard, feeds, self.memory)
-        if seen := image_feeds(encodings, timestep, train):
+        layers, size = self.pack.manifest.ip_layers or [], (latents.shape[2], latents.shape[3])
+        if seen := told_of([encoding.images for encoding in encodings], layers, timestep, train, size):
             role += LOOKING
             feeds |= seen
         self._free_other_denoisers(role, timestep)

@@ -180,9 +180,12 @@ class LatentRgb(Part):
 class IpLayer(Part):
     """A cross attention of the denoiser that may also look at a picture.
 
-    `channels` of its keys; `place` is its block of transformers, counted as they run; `part` of the denoiser.
+    `channels` of its keys; `place` is its block of transformers, counted as they run; `part` of the denoiser;
+    `level`: how often the latents are halved there, by which `ip_mask_LEVEL` says where a picture counts, and
+    several adapters may speak; None: the graph is older and knows neither.
     """
 
     channels: int = Field(ge=1, le=1 << 16)
     place: int = Field(ge=0, le=1023)
     part: DenoiserPart
+    level: int | None = Field(None, ge=0, le=15)

@@ -43,6 +43,7 @@ TINY_UNET = {
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
 }
 SIDE, EMBEDS, STATES, TOKENS = 16, 5, 6, 4
+FILES = {"eyes.safetensors": "CLIP-ViT-H-14-laion2B-s32B-b79K", "plus.bin": "ip-adapter-plus_sd15"}
 EYES, PLUS, BASIC = "CLIP-ViT-H-14-laion2B-s32B-b79K", "ip-adapter-plus_sd15", "ip-adapter_sd15"
 
 
@@ -148,8 +149,7 @@ def packs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(packs: Path, tmp_path: Path) -> Iterator[Workbench]:
     pixels = np.random.default_rng(0).integers(0, 256, (48, 24, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    mapping = {"eyes.safetensors": EYES, "plus.bin": PLUS}
-    bench = Workbench([packs, TINY.parent], mapping, tmp_path, LimitSettings(), "cpu", 1)
+    bench = Workbench([packs, TINY.parent], FILES, tmp_path, LimitSettings(), "cpu", 1)
     yield bench
     bench.close()
 
@@ -244,7 +244,7 @@ def test_several_pictures_are_combined(bench: Workbench) -> None:
     usual = {**advanced()["inputs"], "model": stages, "ipadapter": adapter, "clip_vision": eyes}
 
     def told(**inputs: Any) -> ImageTokens:
-        return NODES["IPAdapterAdvanced"].run(bench, **{**usual, **inputs})[0].image.wanted
+        return NODES["IPAdapterAdvanced"].run(bench, **{**usual, **inputs})[0].images[-1].wanted
 
     first, second = told(image=one), told(image=other)
     both = np.concatenate([one, other])
@@ -305,11 +305,85 @@ def test_what_does_not_fit_is_refused_by_the_check(bench: Workbench) -> None:
     (other,) = refusals(bench, graph(advanced(ipadapter=["15", 0]), **{"15": stranger}))
     assert other[1] == "ipadapter"
     assert "of another family" in other[2]
-    (twice,) = refusals(bench, graph(advanced(model=["21", 0]), **{"21": advanced()}))
+
+
+def older(packs: Path, folder: Path) -> Workbench:
+    """A bench whose pack's graph was made before masks and several adapters were known."""
+    old = folder / "older"
+    shutil.copytree(packs / "looking", old)
+    data = json.loads((old / "pack.json").read_text("utf-8")) | {"name": "older"}
+    for layer in data["ip_layers"]:
+        layer.pop("level", None)
+    (old / "pack.json").write_text(json.dumps(data), "utf-8")
+    return Workbench([folder, packs], FILES, folder, LimitSettings(), "cpu", 1)
+
+
+def test_an_older_pack_takes_no_mask_and_one_adapter(packs: Path, bench: Workbench, tmp_path: Path) -> None:
+    old = older(packs, tmp_path)
+    first = {"21": advanced()}
+    (twice,) = refusals(old, graph(advanced(model=["21", 0]), pack="older", **first))
     assert twice[:2] == ("20", "model")
-    assert "one IP-Adapter at a time" in twice[2]
-    (masked,) = refusals(bench, graph(advanced(attn_mask=["10", 1])))
+    assert "older and listens to one IP-Adapter at a time; make it again" in twice[2]
+    (masked,) = refusals(old, graph(advanced(attn_mask=["10", 1]), pack="older"))
     assert masked[1] == "attn_mask"
+    assert "older and knows no masks" in masked[2]
+    check_for(old, workflow_from(graph(advanced(), pack="older")))
+    for data in (graph(advanced(model=["21", 0]), **first), graph(advanced(attn_mask=["10", 1]))):
+        check_for(bench, workflow_from(data))
+
+
+def test_two_adapters_add_up(bench: Workbench) -> None:
+    def two(first: dict[str, Any], second: dict[str, Any]) -> np.ndarray:
+        after = node("IPAdapterAdvanced", **second["inputs"] | {"model": ["21", 0]})
+        return drawn(bench, graph(after, **{"21": first}))
+
+    plus, basic = advanced(), advanced(ipadapter=["12", 0], weight=0.6)
+    one, other = drawn(bench, graph(plus)), drawn(bench, graph(basic))
+    both = two(plus, basic)
+    assert not any(np.array_equal(both, single) for single in (one, other))
+    assert np.abs(both.astype(int) - two(basic, plus)).max() <= 1  # in another order of summing
+    assert np.array_equal(two(plus, advanced(ipadapter=["12", 0], weight=0.0)), one)
+    assert np.abs(two(plus, advanced(ipadapter=["12", 0], end_at=0.0)).astype(int) - one).max() <= 1
+    # the same picture twice at half the weight is once at the whole: each has an attention of its own
+    half = advanced(weight=0.5)
+    assert np.abs(two(half, half).astype(int) - one).max() <= 1
+
+
+def test_a_mask_says_where_a_picture_counts(bench: Workbench) -> None:
+    def masked(value: float, **more: Any) -> np.ndarray:
+        solid = {"22": node("SolidMask", value=value, width=40, height=24)}
+        return drawn(bench, graph(advanced(attn_mask=["22", 0], **more), **solid))
+
+    plain, whole = drawn(bench, graph()), drawn(bench, graph(advanced()))
+    assert np.array_equal(masked(1.0), whole)
+    assert np.array_equal(masked(0.0), plain)
+    assert np.abs(masked(0.5).astype(int) - drawn(bench, graph(advanced(weight=0.5)))).max() <= 1
+    left = {
+        "22": node("SolidMask", value=0.0, width=64, height=64),
+        "23": node("SolidMask", value=1.0, width=32, height=64),
+        "24": node("MaskComposite", destination=["22", 0], source=["23", 0], x=0, y=0, operation="add"),
+    }
+    half = drawn(bench, graph(advanced(attn_mask=["24", 0]), **left)).astype(int)
+    assert not np.array_equal(half, plain) and not np.array_equal(half, whole)
+    from_plain, from_whole = (np.abs(half - other).mean(axis=(0, 2)) for other in (plain, whole))
+    assert from_plain[:24].mean() > 1.5 * from_plain[40:].mean()
+    assert from_whole[:24].mean() < from_plain[:24].mean()
+    assert from_whole[40:].mean() > from_plain[40:].mean()
+    batch = node("LoadImage", image="a.png")
+    many = {"25": batch, "26": node("ImageBatch", image1=["25", 0], image2=["25", 0])}
+    many["27"] = node("ImageToMask", image=["26", 0], channel="red")
+    with pytest.raises(BadWorkflow, match=r"attn_mask: one mask says where the picture counts; there are 2"):
+        drawn(bench, graph(advanced(attn_mask=["27", 0]), **many))
+
+
+def test_masks_are_fitted_to_each_level() -> None:
+    mask = np.zeros((1, 32, 64), np.float32)
+    mask[:, :, 32:] = 1
+    tokens = ImageTokens(np.zeros((1, 4, 6), np.float32), np.zeros((1, 4, 6), np.float32), mask=mask)
+    assert tokens.mask_at(0, 4, 8).reshape(4, 8)[0] == pytest.approx([0, 0, 0, 0, 1, 1, 1, 1], abs=0.1)
+    assert tokens.mask_at(1, 4, 8).shape == (1, 8, 1)
+    assert tokens.mask_at(2, 5, 9).shape == (1, 2 * 3, 1)  # a side that cannot be halved is rounded up
+    assert replace(tokens, mask=None).mask_at(2, 5, 9).shape == (1, 1, 1)
 
 
 def test_options_that_are_not_done_are_refused_with_those_that_are(bench: Workbench) -> None:

@@ -88,7 +88,7 @@ def looking(bench: Workbench, family: str, kind: str, pack: str = "", **inputs: 
         "embeds_scaling": "V only", "image": to_model_input(np.asarray(picture())),
     }  # fmt: skip
     links = {"model": model, "ipadapter": adapter, "clip_vision": eyes}
-    return NODES["IPAdapterAdvanced"].run(bench, **links, **{**usual, **inputs})[0]
+    return NODES["IPAdapterAdvanced"].run(bench, **{**links, **usual, **inputs})[0]
 
 
 def ours(stages: Stages, family: str) -> np.ndarray:
@@ -103,7 +103,10 @@ def ours(stages: Stages, family: str) -> np.ndarray:
     return last.latents
 
 
-def theirs(built: Path, bench: Workbench, family: str, kind: str) -> np.ndarray:
+def theirs(
+    built: Path, bench: Workbench, family: str, kind: str, masks: list[np.ndarray] | None = None
+) -> np.ndarray:
+    """The last latents; with two masks, of both kinds together, the second at half its weight."""
     source = open_source(built / family)
     scheduler = EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading")
     parts = {"vae": weights.load_vae(source), "unet": weights.load_unet(source), "scheduler": scheduler}
@@ -118,19 +121,31 @@ def theirs(built: Path, bench: Workbench, family: str, kind: str) -> np.ndarray:
     else:
         none |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
         pipeline = StableDiffusionPipeline(**parts, **none)
-    pipeline.load_ip_adapter(str(built), "", f"{family}-{kind}.safetensors", image_encoder_folder="./eyes")
-    pipeline.set_ip_adapter_scale(WEIGHT)
+    files = [f"{family}-{one}.safetensors" for one in (KINDS if masks else [kind])]
+    pipeline.load_ip_adapter(str(built), [""] * len(files), files, image_encoder_folder="./eyes")
+    pipeline.set_ip_adapter_scale([WEIGHT, WEIGHT / 2][: len(files)])
     pipeline.set_progress_bar_config(disable=True)
     size = {"width": families.side(family), "height": families.side(family)}
     return pipeline(
         **{name: torch.from_numpy(value) for name, value in told.items()},
         **size,
-        **shown_to(pipeline, kind),
+        **(two_shown_to(pipeline, masks) if masks else shown_to(pipeline, kind)),
         num_inference_steps=STEPS,
         guidance_scale=GUIDANCE,
         generator=torch.Generator().manual_seed(SEED),
         output_type="latent",
     ).images.numpy()
+
+
+def their_embeds(pipeline: Any, kind: str) -> torch.Tensor:
+    """(2, 1, ...): what each side of guidance is told, as this extension has it."""
+    pictures = [Image.new("RGB", (224, 224)), picture()]
+    pixels = pipeline.feature_extractor(pictures, return_tensors="pt").pixel_values
+    with torch.no_grad():
+        seen = pipeline.image_encoder(pixels, output_hidden_states=True)
+    if kind == "plus":
+        return seen.hidden_states[-2][:, None]
+    return torch.stack([torch.zeros_like(seen.image_embeds[1]), seen.image_embeds[1]])[:, None]
 
 
 def shown_to(pipeline: Any, kind: str) -> dict[str, Any]:
@@ -142,6 +157,12 @@ def shown_to(pipeline: Any, kind: str) -> dict[str, Any]:
     with torch.no_grad():
         states = pipeline.image_encoder(pixels, output_hidden_states=True).hidden_states[-2]
     return {"ip_adapter_image_embeds": [states[:, None]]}
+
+
+def two_shown_to(pipeline: Any, masks: list[np.ndarray]) -> dict[str, Any]:
+    told = {"ip_adapter_masks": [torch.from_numpy(mask)[None] for mask in masks]}
+    embeds = [their_embeds(pipeline, kind) for kind in KINDS]
+    return {"ip_adapter_image_embeds": embeds, "cross_attention_kwargs": told}
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> float:
@@ -157,6 +178,34 @@ def test_latents_are_diffusers_own(built: Path, bench: Workbench, family: str, k
     assert far < NEAR
     plain = ours(bench.stages(bench.pack_for(family)), family)
     assert distance(plain, wanted) > 0.05, "it must matter"
+
+
+def masks_of(is_whole: bool) -> list[np.ndarray]:
+    """(1, 64, 64) for each adapter: everywhere, or a half and a gradient."""
+    if is_whole:
+        return [np.ones((1, 64, 64), np.float32)] * 2
+    half, gradient = np.zeros((2, 1, 64, 64), np.float32)
+    half[:, :, 32:] = 1
+    gradient[:] = np.linspace(0, 1, 64, dtype=np.float32)[:, None]
+    return [half, gradient]
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_adapters_and_their_masks_are_diffusers_own(
+    built: Path, bench: Workbench, family: str, is_whole: bool
+) -> None:
+    masks = masks_of(is_whole)
+    wanted = theirs(built, bench, family, "", masks)
+    first = looking(bench, family, KINDS[0], attn_mask=masks[0])
+    both = looking(bench, family, KINDS[1], model=first, attn_mask=masks[1], weight=WEIGHT / 2)
+    far = distance(ours(both, family), wanted)
+    print(f"{family}, two adapters, {'no' if is_whole else 'with'} masks: relative difference {far:.1e}")
+    assert far < NEAR
+    assert distance(ours(first, family), wanted) > 0.01, "the second must matter"
+    if is_whole:
+        unmasked = looking(bench, family, KINDS[1], model=looking(bench, family, KINDS[0]), weight=WEIGHT / 2)
+        assert np.array_equal(ours(unmasked, family), ours(both, family))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -179,6 +228,7 @@ def test_all_denoisers_share_their_weights(built: Path) -> None:
     layers = pack.manifest.ip_layers or []
     assert [layer.part for layer in layers] == ["down"] * 3 + ["up"] * 6 + ["mid"]
     assert [layer.place for layer in layers] == [0, 1, 2, 4, 5, 6, 7, 8, 9, 3]
+    assert [layer.level for layer in layers] == [0, 1, 2, 2, 2, 1, 1, 0, 0, 3]
     adapter = Component.open(built / "packs" / "sd1-plus").manifest
     assert (adapter.reads, adapter.tokens, adapter.words_width) == ("hidden_states", 16, 64)
 
@@ -219,6 +269,18 @@ def test_places_of_the_published_families() -> None:
     sd1 = transformer_depths({"layers_per_block": 2}).layers()
     assert len(sd1) == 16
     assert sd1[6] == (6, "mid")
+    assert transformer_depths({"layers_per_block": 2}).levels == (
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+        3,
+        *[2] * 3,
+        *[1] * 3,
+        *[0] * 3,
+    )
     xl = {
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
         "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
@@ -227,6 +289,7 @@ def test_places_of_the_published_families() -> None:
     found = transformer_depths(xl).layers()
     assert len(found) == 70
     assert {place for place, _ in found} == set(range(11))
+    assert transformer_depths(xl).levels == (1, 1, 2, 2, 2, 2, 2, 2, 1, 1, 1)
     assert [sum(place == p for place, _ in found) for p in (0, 2, 4, 5, 10)] == [2, 10, 10, 10, 2]
 
 

@@ -26,7 +26,7 @@ from ...workflow.declare import (
     Input,
 )
 from ..clipvision import ClipVision
-from ..imageprompt import LOOKING, SCALINGS, V_ONLY, ImagePrompt, IpAdapter, misfit
+from ..imageprompt import LOOKING, SCALINGS, V_ONLY, ImagePrompt, IpAdapter, misfit, takes_several
 from ..imageweights import EASE_OUT, LINEAR, STYLE, WEIGHT_TYPES, layer_weights
 from ..ippresets import PRESETS, preset_files, presets_for
 from ..shownpictures import COMBINATIONS, combined, seen_pictures
@@ -37,10 +37,7 @@ from .base import ComponentLoader, Node, refuse
 SIMPLE_TYPES = {"standard": LINEAR, "prompt is more important": EASE_OUT, "style transfer": STYLE}
 PART = {"start_at": Input(FLOAT, 0.0, 0.0, 1.0), "end_at": Input(FLOAT, 1.0, 0.0, 1.0)}
 SUBJECT = {"model": Input(MODEL), "ipadapter": Input(IPADAPTER), "image": Input(IMAGE)}
-NO_MASK = "masks for IP-Adapters are not done here: leave attn_mask unconnected"
-ONE_PICTURE = (
-    "one IP-Adapter at a time can speak to a denoiser here; several pictures may go into one, as a batch"
-)
+AGAIN = "make it again with: python -m quantize ... --with-ip-adapter"
 NO_VISION = (
     "the adapter comes without an image encoder: connect clip_vision (CLIPVisionLoader), or load both with "
     "IPAdapterUnifiedLoader"
@@ -149,11 +146,12 @@ class _Looking(Node):
         embeds_scaling: str = V_ONLY,
         image_negative: np.ndarray | None = None,
         clip_vision: ClipVision | None = None,
+        attn_mask: np.ndarray | None = None,
     ) -> Stages:
         adapter, vision = ipadapter.adapter, clip_vision or ipadapter.vision
         if vision is None:
             raise refuse("clip_vision", None, NO_VISION)
-        for name, problem in looking_problems(model, adapter.component, vision.component):
+        for name, problem in looking_problems(model, adapter.component, vision.component, attn_mask):
             raise refuse(name, adapter.component.name, problem)
         layers = model.pack.manifest.ip_layers or []
         try:
@@ -167,18 +165,31 @@ class _Looking(Node):
         sides = seen_pictures(vision, adapter.component.manifest.reads or "", image, image_negative)
         told = [adapter.tokens(side) for side in combined(*sides, combine_embeds)]
         wanted, unwanted = (
-            tokens.scaled(layers, weights, embeds_scaling).joined().between(start_at, end_at)
+            tokens.scaled(layers, weights, embeds_scaling).joined().heard_in(start_at, end_at, attn_mask)
             for tokens in told
         )
         return model.with_image(ImagePrompt(wanted, unwanted))
 
 
-def looking_problems(model: Stages, adapter: Component, vision: Component) -> Iterator[tuple[str, str]]:
+def looking_problems(
+    model: Stages, adapter: Component, vision: Component, mask: np.ndarray | None
+) -> Iterator[tuple[str, str]]:
     """(input, why a denoiser cannot be shown a picture with these)."""
     manifest = model.pack.manifest
-    if model.image is not None:
-        yield "model", ONE_PICTURE
     yield from fit_problems(manifest, adapter, vision)
+    yield from older_problems(manifest, bool(model.images), mask is not None)
+    if mask is not None and len(mask) != 1:
+        yield "attn_mask", f"one mask says where the picture counts; there are {len(mask)}"
+
+
+def older_problems(manifest: Manifest, is_second: bool, is_masked: bool) -> Iterator[tuple[str, str]]:
+    """(input, what a pack cannot whose graph was made before it was known)."""
+    if not manifest.ip_layers or takes_several(manifest.ip_layers):
+        return
+    if is_second:
+        yield "model", f"pack {manifest.name} is older and listens to one IP-Adapter at a time; {AGAIN}"
+    if is_masked:
+        yield "attn_mask", f"pack {manifest.name} is older and knows no masks for IP-Adapters; {AGAIN}"
 
 
 def fit_problems(
@@ -202,10 +213,7 @@ def fit_problems(
 
 def no_eyes(pack: str) -> str:
     """Why a pack's denoiser cannot look at pictures."""
-    return (
-        f"pack {pack} cannot look at pictures: it has no graph unet{LOOKING}; "
-        "make it again with: python -m quantize ... --with-ip-adapter"
-    )
+    return f"pack {pack} cannot look at pictures: it has no graph unet{LOOKING}; {AGAIN}"
 
 
 class IPAdapter(_Looking):
@@ -219,11 +227,7 @@ class IPAdapter(_Looking):
         "attn_mask": Input(MASK, optional=True),
     }
 
-    def run(
-        self, bench: Workbench, weight_type: str, attn_mask: object = None, **inputs: Any
-    ) -> tuple[Any, ...]:
-        if attn_mask is not None:
-            raise refuse("attn_mask", None, NO_MASK)
+    def run(self, bench: Workbench, weight_type: str, **inputs: Any) -> tuple[Any, ...]:
         return (self.shown(weight_type=SIMPLE_TYPES[weight_type], **inputs),)
 
 
@@ -242,7 +246,5 @@ class IPAdapterAdvanced(_Looking):
         "clip_vision": Input(CLIP_VISION, optional=True),
     }
 
-    def run(self, bench: Workbench, attn_mask: object = None, **inputs: Any) -> tuple[Any, ...]:
-        if attn_mask is not None:
-            raise refuse("attn_mask", None, NO_MASK)
+    def run(self, bench: Workbench, **inputs: Any) -> tuple[Any, ...]:
         return (self.shown(**inputs),)

@@ -10,12 +10,11 @@ from ..ippresets import PRESETS, preset_files
 from ..workbench import Workbench
 from .behind import LOOKING, UNIFIED, chain, component_at, pack_at, source_of
 from .ipadapters import (
-    NO_MASK,
     NO_VISION,
-    ONE_PICTURE,
     CLIPVisionLoader,
     IPAdapterModelLoader,
     fit_problems,
+    older_problems,
     preset_problem,
 )
 
@@ -31,10 +30,11 @@ def looking_problems(bench: Workbench, workflow: Workflow, node: GraphNode) -> I
 
 
 def _shown_problems(bench: Workbench, workflow: Workflow, node: GraphNode) -> Iterator[NodeProblem]:
-    if isinstance(node.inputs.get("attn_mask"), Link):
-        yield _problem(node, "attn_mask", None, NO_MASK)
-    if any(before.class_type in LOOKING for before in chain(workflow, node, "model")):
-        yield _problem(node, "model", None, ONE_PICTURE)
+    if (seen := pack_at(bench, workflow, node, "model")) is not None:
+        is_second = any(before.class_type in LOOKING for before in chain(workflow, node, "model"))
+        is_masked = isinstance(node.inputs.get("attn_mask"), Link)
+        for name, message in older_problems(seen.manifest, is_second, is_masked):
+            yield _problem(node, name, None, message)
     loader = source_of(workflow, node.inputs.get("ipadapter"))
     if loader is None or (pack := pack_at(bench, workflow, node, "model")) is None:
         return
