@@ -56,13 +56,14 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def broker(folder: Path) -> Iterator[int]:
-    """mosquitto on a free loopback port."""
+def broker(folder: Path, *settings: str) -> Iterator[int]:
+    """mosquitto on a free loopback port, with more lines of its configuration."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     config = folder / "mosquitto.conf"
-    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n", "utf-8")
+    lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", *settings]
+    config.write_text("\n".join(lines) + "\n", "utf-8")
     path = os.environ["PATH"] + ":/usr/sbin"
     process = subprocess.Popen(
         ["mosquitto", "-c", str(config)], env={**os.environ, "PATH": path}, stderr=subprocess.DEVNULL

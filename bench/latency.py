@@ -26,6 +26,7 @@ from idle_front import broker
 PATIENCE_S = 120.0
 SYNCS = 200
 BASE = "edgegen/bench"
+EAGER = "set_tcp_nodelay true"  # of mosquitto; see Listener
 CONFIG = """
 [node]
 name = "bench"
@@ -124,16 +125,25 @@ def main() -> None:
     parser.add_argument("--long-steps", type=int, default=100, help="steps of those (default 100)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="eg") as folder, broker(Path(folder)) as port:
-        time.sleep(1)  # mosquitto listens
-        config = Path(folder) / "config.toml"
-        pack_dir = args.pack_dir.resolve()
-        config.write_text(CONFIG.format(folder=folder, port=port, pack=args.pack, pack_dir=pack_dir))
+    with device(args) as (config, port):
         found = measure(config, port, args)
+    with device(args, EAGER) as (config, port):
+        found |= at_work(config, Listener(port), args, f"engine at work, {EAGER}")
     for name, value in found.items():
         print(json.dumps(found) if args.json else f"{name}: {value}")
         if args.json:
             break
+
+
+@contextlib.contextmanager
+def device(args: argparse.Namespace, *broker_settings: str) -> Iterator[tuple[Path, int]]:
+    """A configuration in a folder of its own, and the port of the broker it names."""
+    with tempfile.TemporaryDirectory(prefix="eg") as folder, broker(Path(folder), *broker_settings) as port:
+        time.sleep(1)  # mosquitto listens
+        config = Path(folder) / "config.toml"
+        pack_dir = args.pack_dir.resolve()
+        config.write_text(CONFIG.format(folder=folder, port=port, pack=args.pack, pack_dir=pack_dir))
+        yield config, port
 
 
 def measure(config: Path, port: int, args: argparse.Namespace) -> dict[str, float]:
@@ -145,9 +155,7 @@ def measure(config: Path, port: int, args: argparse.Namespace) -> dict[str, floa
         found["start to online, ms"] = ms(listener.wait(f"{BASE}/availability", "online") - began)
         found |= offered(listener, args.rate, args.seconds, "front alone")
     forget_jobs(config)
-    with front(config, "--front-only"), engine(config):
-        found |= offered(listener, args.rate, args.seconds, "engine at work")
-    listener.close()
+    found |= at_work(config, listener, args, "engine at work")
     forget_jobs(config)
     with front(config, "--front-only"), timed_engine(config) as pictures:
         listener = Listener(port)
@@ -156,6 +164,15 @@ def measure(config: Path, port: int, args: argparse.Namespace) -> dict[str, floa
         found |= long_ones(listener, args.long_jobs, args.long_steps, pictures)
         listener.close()
         found |= one_connection(port, args.jobs, args.pause, pictures)
+    return found
+
+
+def at_work(config: Path, listener: Listener, args: argparse.Namespace, beside: str) -> dict[str, float]:
+    """Publish to `queued` while the engine draws the first of them. Hangs up."""
+    with front(config, "--front-only"), engine(config):
+        listener.wait(f"{BASE}/availability", "online")  # a new broker keeps nothing for whom it does not know
+        found = offered(listener, args.rate, args.seconds, beside)
+    listener.close()
     return found
 
 
