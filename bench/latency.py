@@ -170,7 +170,7 @@ def measure(config: Path, port: int, args: argparse.Namespace) -> dict[str, floa
 def at_work(config: Path, listener: Listener, args: argparse.Namespace, beside: str) -> dict[str, float]:
     """Publish to `queued` while the engine draws the first of them. Hangs up."""
     with front(config, "--front-only"), engine(config):
-        listener.wait(f"{BASE}/availability", "online")  # a new broker keeps nothing for whom it does not know
+        listener.wait(f"{BASE}/availability", "online")  # a broker keeps nothing for strangers
         found = offered(listener, args.rate, args.seconds, beside)
     listener.close()
     return found
