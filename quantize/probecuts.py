@@ -1,8 +1,8 @@
 """Where a graph may be cut so that what lies before runs once, and only what comes after for a whole batch.
 
 The places of a probe's batch differ only from the first layer on that one of them rounds. A cut is a place in
-the order of nodes where every value that is still to be read is a float tensor that either has the batch as
-its first axis or does not depend on it: there one row can be made many.
+the order of nodes where every value that is still to be read either has the batch as its first axis or does
+not depend on it: there one row can be made many.
 """
 
 from __future__ import annotations
@@ -74,23 +74,26 @@ def _last_readers(model: ModelProto) -> dict[str, int]:
 
 
 def _ranks_with_batch(model: ModelProto, feed: Feeds) -> dict[str, int]:
-    """Rank of every float value whose first axis is the batch, 0 for those without; others are left out.
+    """Rank of every value whose first axis is the batch, 0 for floats without one; others are left out.
 
-    The graph's outputs are left out too: they cannot be called otherwise.
+    Whole numbers without a batch may be a shape that holds it. The graph's outputs are left out too: they
+    cannot be called otherwise.
     """
-    few, many = _shapes(model, feed, FEW), _shapes(model, feed, MANY)
+    few, many = _sized(model, feed, FEW), _sized(model, feed, MANY)
+    floats = {name for name, (is_float, _) in few.items() if is_float}
     outputs = {output.name for output in model.graph.output}
     found = {}
     for name in few.keys() & many.keys() - outputs:
-        if few[name] == many[name]:
+        less, more = few[name][1], many[name][1]
+        if less == more and name in floats:
             found[name] = 0
-        elif few[name][0] == FEW and many[name] == (MANY, *few[name][1:]):
-            found[name] = len(few[name])
+        elif less[:1] == (FEW,) and more == (MANY, *less[1:]):
+            found[name] = len(less)
     return found
 
 
-def _shapes(model: ModelProto, feed: Feeds, batch: int) -> dict[str, Shape]:
-    """Shapes of all float values, as far as they follow from those of the inputs."""
+def _sized(model: ModelProto, feed: Feeds, batch: int) -> dict[str, tuple[bool, Shape]]:
+    """Whether they are floats, and shapes, of all values, as far as they follow from those of the inputs."""
     sized = ModelProto()
     sized.CopyFrom(model)
     for value in sized.graph.input:
@@ -99,14 +102,19 @@ def _shapes(model: ModelProto, feed: Feeds, batch: int) -> dict[str, Shape]:
         for axis, (dim, side) in enumerate(zip(dims, sides, strict=False)):
             dim.dim_value = batch if axis == 0 and dim.dim_param else side
     known = _known_shapes(sized)
-    return _known_shapes(sized) if _spell_out_expansions(sized, known) else known
+    told = {name: shape for name, (_, shape) in known.items()}
+    return _known_shapes(sized) if _spell_out_expansions(sized, told) else known
 
 
-def _known_shapes(model: ModelProto) -> dict[str, Shape]:
+def _known_shapes(model: ModelProto) -> dict[str, tuple[bool, Shape]]:
     graph = annotate_types(model).graph
     values = [*graph.input, *graph.value_info, *graph.output]
-    shapes = ((value.name, _shape(value.type)) for value in values)
-    return {name: shape for name, shape in shapes if shape is not None}
+    shapes = ((value.name, value.type, _shape(value.type)) for value in values)
+    return {
+        name: (kind.tensor_type.elem_type == TensorProto.FLOAT, shape)
+        for name, kind, shape in shapes
+        if shape is not None
+    }
 
 
 def _spell_out_expansions(model: ModelProto, known: Mapping[str, Shape]) -> int:
@@ -147,9 +155,9 @@ def _computed(
 
 
 def _shape(kind: TypeProto) -> Shape | None:
-    """None of what is no float tensor, or has a side that is not known."""
+    """None of what has a side that is not known."""
     tensor = kind.tensor_type
-    if tensor.elem_type != TensorProto.FLOAT or not tensor.HasField("shape"):
+    if not tensor.HasField("shape"):
         return None
     if not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
         return None
