@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal
 
 from onnxruntime.quantization.calibrate import TensorsData
 
-from .calibrate import Records
+from .calibrate import Records, observations
 from .floatchoice import cheapest_to_keep
 from .graphs import load_graph, save_graph, weights_read_from
 from .int8 import FORMATS, Target, quantize_layers, split_layers
@@ -172,3 +173,24 @@ class Int8Converter:
 
 def _methods(asked: Method) -> tuple[Method, ...]:
     return TRIED if asked == "auto" else (asked,)
+
+
+def convert_recorded(
+    graph: Path,
+    recorded: Path,
+    role: str,
+    out: Path,
+    options: Int8Options,
+    version: str,
+    judging: tuple[int, int, int, int],
+) -> Int8Report:
+    """Write one role's INT8 graph from what a `Recorder` left in its folder.
+
+    Args:
+        judging: probes, crop, rounds and group of an `Int8Converter`.
+    """
+    records, seen = Records.of(recorded, role), observations(recorded, role)
+    try:
+        return Int8Converter(graph, records, seen, options, version, *judging).convert(role, out)
+    finally:
+        gc.collect()
