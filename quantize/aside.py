@@ -9,6 +9,7 @@ that ends.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -95,6 +96,9 @@ def _serve(pipe: Connection, other_end: Connection, parent: int) -> None:
         except (EOFError, ConnectionError):
             return
         pipe.send((number, *_done(work)))
+        del work
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # while it waits, the other process needs the memory
 
 
 def _done(work: Work) -> tuple[bool, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from .defaults import PackDefaults, read_defaults
 from .described import Description
 from .export import export
 from .fp16 import convert_fp16
-from .graphs import graph_bytes, layers, load_graph, save_graph, weights_read_from
+from .graphs import graph_bytes, layers, load_graph
 from .imageprompt import IMAGE, add_image_prompt, strip_image_prompt, transformer_depths
 from .judge import Judge
 from .layertable import ADAPTABLE, write_layer_table
@@ -34,7 +35,7 @@ from .onnximport import import_graph
 from .plan import Plan, make_plan
 from .progress import Progress
 from .report.make import attach, empty_report
-from .rewrites import stamp
+from .rewrites import copy_stamped
 from .runner import Recipe
 from .shown import Shown, shown_by
 from .source import Source, open_source
@@ -118,8 +119,10 @@ class _Builder:
         self.progress.expect(expected_stages(self.in_turn, self.options.precision, self.options.evaluate))
         self.progress.begin("read source")
         tokenizers = [path for path in (self.source.tokenizer, self.source.tokenizer_2) if path]
-        self._digest = [source_digest(path) for path in (self.source.folder, *tokenizers)]
-        self._make_floats()
+        paths = self.source.folder, *tokenizers
+        with ThreadPoolExecutor(1) as beside:  # reading gigabytes leaves the cores to the export
+            self._digest = beside.submit(lambda: [source_digest(path) for path in paths])
+            self._make_floats()
         self._look_at_calibration()
         plan = self._make_plan()
         self._convert(plan)
@@ -176,13 +179,15 @@ class _Builder:
 
     def _make_float(self, role: str, exported: Callable[[], float]) -> None:
         graph = self.float_graphs[role]
-        inputs = {
-            "source": self._digest,
-            "configs": self.source.configs,  # of a single file they hang on the command's flags
-            "versions": _versions(),
-            "role": role,
-            "without": self.options.without_rules,
-        }
+
+        def inputs() -> dict[str, Any]:
+            return {
+                "source": self._digest.result(),
+                "configs": self.source.configs,  # of a single file they hang on the command's flags
+                "versions": _versions(),
+                "role": role,
+                "without": self.options.without_rules,
+            }
 
         def make() -> float | None:
             if self.source.layout == "onnx":
@@ -239,7 +244,7 @@ class _Builder:
             bits = WEIGHT_BITS[self.options.precision]
             convert_weight_only(self.float_graphs[role], self.graphs[role], bits, __version__)
         else:
-            copy_stamped(self.float_graphs[role], self.graphs[role])
+            copy_stamped(self.float_graphs[role], self.graphs[role], __version__)
         onnx.checker.check_model(str(self.graphs[role]))
         if role in ADAPTABLE and self.options.precision not in WEIGHT_BITS:
             write_layer_table(self.graphs[role])
@@ -305,12 +310,3 @@ def _converting(options: BuildOptions) -> dict[str, Any]:
     """Of the options, what converting depends on."""
     int8 = asdict(options.int8) if options.precision == "int8" else None
     return {"precision": options.precision, "int8": int8, "budget": options.budget_s}
-
-
-def copy_stamped(graph: Path, out: Path) -> None:
-    """A float32 graph into a pack, saying by which edgegen."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out = out.absolute()
-    with weights_read_from(graph) as model:
-        stamp(model, __version__, keep_shapes=True)
-        save_graph(model, out)

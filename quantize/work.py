@@ -56,13 +56,16 @@ class Work:
 
         Args:
             name: of the step; unique in the build.
-            inputs: all it depends on beside the steps before it; made of JSON's types.
+            inputs: all it depends on beside the steps before it; made of JSON's types. Or what returns that:
+                asked before the step only where it may have been finished, else after it.
             outputs: files and folders in the work folder that it makes.
             make: makes them; returns what JSON can hold.
         """
-        self._key = _hash([self._key, name, inputs])
-        note = self._note(name)
-        found = self._finished(note, outputs)
+        note, before = self._note(name), self._key
+        found = None
+        if note.exists():
+            self._key = _key_after(before, name, inputs)
+            found = self._finished(note, outputs)
         if self.told:
             self.told(name, found is not None)
         if found is not None:
@@ -70,6 +73,7 @@ class Work:
         if name not in self._ahead:
             self._clear(note, outputs)
         result = make()
+        self._key = _key_after(before, name, inputs)
         for path in outputs:
             sync(path)
         write_whole(note, json.dumps({"key": self._key, "result": result}))
@@ -175,6 +179,11 @@ def _files(folder: Path) -> list[Path]:
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _key_after(before: str, name: str, inputs: Any) -> str:
+    """The key of a step from that of the step before it."""
+    return _hash([before, name, inputs() if callable(inputs) else inputs])
 
 
 def _hash(value: Any) -> str:
