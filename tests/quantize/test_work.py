@@ -200,7 +200,7 @@ def test_a_signal_in_a_real_build_leaves_the_work_and_no_pack(checkpoint: Path, 
     try:
         for line in process.stdout:
             event = json.loads(line)
-            if (event.get("stage"), event.get("state")) == ("export unet", "begun"):
+            if (event.get("stage"), event.get("state")) == ("record", "begun"):
                 break
         process.send_signal(signal.SIGTERM)
         errors = process.communicate(timeout=120)[1]
