@@ -9,7 +9,6 @@ that ends.
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import signal
 import sys
@@ -24,6 +23,7 @@ import torch
 from edgegen.errors import EdgegenError, EngineError
 
 from . import runner
+from .freeing import give_back
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 Work = Callable[[], Any]
@@ -97,8 +97,7 @@ def _serve(pipe: Connection, other_end: Connection, parent: int) -> None:
             return
         pipe.send((number, *_done(work)))
         del work
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # while it waits, the other process needs the memory
+        give_back()  # while this one waits, the other process needs the memory
 
 
 def _done(work: Work) -> tuple[bool, Any]:

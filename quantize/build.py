@@ -27,6 +27,7 @@ from .defaults import PackDefaults, read_defaults
 from .described import Description
 from .export import export
 from .fp16 import convert_fp16
+from .freeing import give_back
 from .graphs import graph_bytes, layers, load_graph
 from .imageprompt import IMAGE, add_image_prompt, strip_image_prompt, transformer_depths
 from .judge import Judge
@@ -283,6 +284,7 @@ class _Builder:
             steps = 2 * recipe.steps * len(prompts)
             advance = counter(self.progress, steps if recipe.guidance != 1 else steps // 2)
             record_runs(self.calibrated, recipe, prompts, o.seed, folder, o.samples, advance, self.shown)
+            give_back()
 
         self.work.step("record", inputs, [folder], make)
 

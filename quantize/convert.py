@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from onnxruntime.quantization.calibrate import TensorsData
 
 from .calibrate import Records, observations
 from .floatchoice import cheapest_to_keep
+from .freeing import give_back
 from .graphs import load_graph, save_graph, weights_read_from
 from .int8 import FORMATS, Target, quantize_layers, split_layers
 from .metrics import noise_ratio, ratio_db
@@ -157,7 +157,9 @@ class Int8Converter:
     def _judge(self, ranges: TensorsData) -> Sequence[LayerNoise]:
         probes = self._records.spread(self._probes)
         how = self._format, self._crop, self._group
-        return layer_noises(self._graph, self._seen, ranges, probes, *how)
+        found = layer_noises(self._graph, self._seen, ranges, probes, *how)
+        give_back()
+        return found
 
     def _write(self, ranges: TensorsData, names: Sequence[str], out: Path) -> float:
         out = out.absolute()
@@ -193,4 +195,4 @@ def convert_recorded(
     try:
         return Int8Converter(graph, records, seen, options, version, *judging).convert(role, out)
     finally:
-        gc.collect()
+        give_back()

@@ -8,7 +8,6 @@ speak of), and ONNX Runtime makes the same kernels of both. Attention is one nod
 
 from __future__ import annotations
 
-import gc
 import shutil
 import warnings
 from collections.abc import Collection
@@ -25,6 +24,7 @@ from torch.onnx import symbolic_helper
 
 from edgegen.errors import EdgegenError
 
+from .freeing import give_back
 from .graphs import annotate_types, load_graph, save_graph
 from .metrics import relative_error
 from .rules.tune import tune
@@ -75,7 +75,7 @@ def export_spec(spec: GraphSpec, path: Path, without_rules: Collection[str] = ()
         raise ExportError(f"{spec.role}: the exported graph is not valid ONNX: {err}") from err
     finally:
         del spec
-        gc.collect()
+        give_back()
 
 
 def trace(spec: GraphSpec, example: tuple[torch.Tensor, ...], path: Path) -> tuple[torch.Tensor, ...]:

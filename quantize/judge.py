@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import platform
@@ -18,6 +17,7 @@ from edgegen.pack import Manifest
 from . import evaluate as ev
 from .buildoptions import BuildOptions
 from .calibrate import Recorder, Records
+from .freeing import give_back
 from .plan import Plan
 from .preview import fit_latent_rgb
 from .progress import Progress
@@ -103,7 +103,7 @@ class Judge:
             runner, advance = Runner(graphs, recipe, observer=recorder), counter(self.progress, len(prompts))
             np.save(file, np.array(ev.make_pictures(runner, prompts, EVALUATION_SEED, advance)))
             del runner
-            gc.collect()
+            give_back()
 
         self.work.step("draw float", [prompts, recipe.steps], [file, self._recorded], make)
         return list(np.load(file))
