@@ -1,0 +1,5 @@
+"""The offline half: checkpoints become packs."""
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before anything imports onnxruntime

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-import gc
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,18 @@ import transformers
 from edgegen import __version__
 from edgegen.pack import IpLayer, Manifest, file_entry, write_manifest
 
+from .aside import Aside
 from .buildoptions import BuildOptions
-from .calibrate import Records, observations, record_runs
+from .calibrate import Records, record_runs
 from .control import CONTROL, add_control
-from .convert import Int8Converter
+from .convert import Int8Report, convert_recorded
 from .cut import cut_decoder
 from .defaults import PackDefaults, read_defaults
 from .described import Description
 from .export import export
 from .fp16 import convert_fp16
-from .graphs import graph_bytes, layers, load_graph, save_graph, weights_read_from
+from .freeing import give_back
+from .graphs import graph_bytes, layers, load_graph
 from .imageprompt import IMAGE, add_image_prompt, strip_image_prompt, transformer_depths
 from .judge import Judge
 from .layertable import ADAPTABLE, write_layer_table
@@ -33,7 +36,7 @@ from .onnximport import import_graph
 from .plan import Plan, make_plan
 from .progress import Progress
 from .report.make import attach, empty_report
-from .rewrites import stamp
+from .rewrites import copy_stamped
 from .runner import Recipe
 from .shown import Shown, shown_by
 from .source import Source, open_source
@@ -42,14 +45,26 @@ from .vocabulary import write_tokenizer
 from .weightonly import WEIGHT_BITS, convert_weight_only
 from .work import Work, source_digest, work_folder
 
+ROOM_FOR_TWO = (
+    "sd1",
+    "lcm",
+)  # families whose small graphs, made beside the denoiser, keep the build below 8 GB
 
-def build_pack(folder: Path, out: Path, options: BuildOptions, progress: Progress | None = None) -> Manifest:
+
+def build_pack(
+    folder: Path,
+    out: Path,
+    options: BuildOptions,
+    progress: Progress | None = None,
+    aside: Aside | None = None,
+) -> Manifest:
     """Build a pack; nothing appears at `out` before all of it is done. Cut off, the same call goes on.
 
     Args:
         folder: the checkpoint, see `source.open_source`.
         out: the pack's folder, in a folder that exists.
         progress: told what happens; None: nobody is.
+        aside: makes small graphs while the denoiser's are made; None: one comes after the other.
     Raises:
         SourceError: the checkpoint cannot be read. StorageError: `out` exists, or cannot be written.
     """
@@ -59,7 +74,7 @@ def build_pack(folder: Path, out: Path, options: BuildOptions, progress: Progres
     transformers.utils.logging.disable_progress_bar()  # there is one overall progress
     with work_folder(out, options.force, options.fresh) as work:
         work.told = progress.begin
-        manifest = _Builder(source, given, options, work, progress).build()
+        manifest = _Builder(source, given, options, work, progress, aside).build()
         progress.finish()
     return manifest
 
@@ -78,12 +93,20 @@ class _Builder:
     """One build, in its work folder: float32 graphs in `fp32/`, the pack in `pack/`."""
 
     def __init__(
-        self, source: Source, given: PackDefaults, options: BuildOptions, work: Work, progress: Progress
+        self,
+        source: Source,
+        given: PackDefaults,
+        options: BuildOptions,
+        work: Work,
+        progress: Progress,
+        aside: Aside | None,
     ):
+        self.aside = aside if source.family in ROOM_FOR_TWO else None
         self.source, self.given, self.options = source, given, options
         self.work, self.progress, self.say = work, progress, progress.say
         self.stage, self.pack = work.folder, work.folder / "pack"
         self.roles = (*source.roles, "vae_encoder") if options.with_encoder else source.roles
+        self.in_turn = sorted(self.roles, key=lambda role: role != "unet")  # the longest work first
         self.float_graphs = {role: self.stage / "fp32" / role / "model.onnx" for role in self.roles}
         self.graphs = {role: self.pack / role / "model.onnx" for role in self.roles}
         self.calibrated = dict(self.float_graphs)
@@ -94,12 +117,13 @@ class _Builder:
         self.description = Description(source, given, options, self.pack, self.roles)
 
     def build(self) -> Manifest:
-        self.progress.expect(expected_stages(self.roles, self.options.precision, self.options.evaluate))
+        self.progress.expect(expected_stages(self.in_turn, self.options.precision, self.options.evaluate))
         self.progress.begin("read source")
         tokenizers = [path for path in (self.source.tokenizer, self.source.tokenizer_2) if path]
-        self._digest = [source_digest(path) for path in (self.source.folder, *tokenizers)]
-        for role in self.roles:
-            self._make_float(role)
+        paths = self.source.folder, *tokenizers
+        with ThreadPoolExecutor(1) as beside:  # reading gigabytes leaves the cores to the export
+            self._digest = beside.submit(lambda: [source_digest(path) for path in paths])
+            self._make_floats()
         self._look_at_calibration()
         plan = self._make_plan()
         self._convert(plan)
@@ -108,7 +132,7 @@ class _Builder:
             add_control(self.graphs["unet"])
         ip_layers = self._look_at_pictures() if self.options.with_ip_adapter else None
         manifest = self.description.of_graphs(plan, is_cut, ip_layers)
-        report = empty_report(self.export_errors)
+        report = empty_report({r: self.export_errors[r] for r in self.roles if r in self.export_errors})
         if self.options.evaluate:
             write_manifest(self.pack, manifest)
             manifest, report = self._judge().judge(manifest, report, self._recipe(), plan, self.reports)
@@ -133,22 +157,45 @@ class _Builder:
         *_, layers = [add_image_prompt(graph, depths) for graph in graphs]
         return layers
 
-    def _make_float(self, role: str) -> None:
+    def _make_floats(self) -> None:
+        begun: dict[str, Callable[[], float]] = {}
+        if self.source.layout != "onnx":
+            begun = self._begin_beside("export", self.float_graphs, self._export)
+        for role in self.in_turn:
+            self._make_float(role, begun.get(role) or self._export(role))
+
+    def _export(self, role: str) -> Callable[[], float]:
+        graph, without = self.float_graphs[role], self.options.without_rules
+        return functools.partial(export, self.source, role, graph, without)
+
+    def _begin_beside(
+        self, verb: str, graphs: Mapping[str, Path], work: Callable[[str], Callable[[], Any]]
+    ) -> dict[str, Callable[[], Any]]:
+        """Begin a step of all graphs but the denoiser's in the second process; role -> what waits for it."""
+        if self.aside is None:
+            return {}
+        small = [role for role in self.in_turn if role != "unet"]
+        left = [r for r in small if self.work.clear_ahead(f"{verb} {r}", [graphs[r].parent])]
+        return {role: self.aside.begin(work(role)) for role in left}
+
+    def _make_float(self, role: str, exported: Callable[[], float]) -> None:
         graph = self.float_graphs[role]
-        inputs = {
-            "source": self._digest,
-            "configs": self.source.configs,  # of a single file they hang on the command's flags
-            "versions": _versions(),
-            "role": role,
-            "without": self.options.without_rules,
-        }
+
+        def inputs() -> dict[str, Any]:
+            return {
+                "source": self._digest.result(),
+                "configs": self.source.configs,  # of a single file they hang on the command's flags
+                "versions": _versions(),
+                "role": role,
+                "without": self.options.without_rules,
+            }
 
         def make() -> float | None:
             if self.source.layout == "onnx":
                 import_graph(self.source, role, graph, self.options.without_rules)
                 self.say(f"read {role} as it was exported")
                 return None
-            error = export(self.source, role, graph, self.options.without_rules)
+            error = exported()
             self.say(f"exported {role}: within {error:.1e} of torch")
             return error
 
@@ -177,51 +224,56 @@ class _Builder:
         return plan
 
     def _convert(self, plan: Plan) -> None:
+        begun: dict[str, Callable[[], Int8Report]] = {}
         if self.options.precision == "int8":
             self._record(plan)
-        for role in self.roles:
+            begun = self._begin_beside("quantize", self.graphs, lambda role: self._to_int8(role, plan))
+        for role in self.in_turn:
             step = f"{'quantize' if self.options.precision == 'int8' else 'convert'} {role}"
             inputs = _converting(self.options)
-            make = functools.partial(self._convert_one, role, plan)
+            make = functools.partial(self._convert_one, role, begun.get(role) or self._to_int8(role, plan))
             self.reports[role] = self.work.step(step, inputs, [self.graphs[role].parent], make)
 
-    def _convert_one(self, role: str, plan: Plan) -> dict[str, Any]:
+    def _convert_one(self, role: str, to_int8: Callable[[], Int8Report]) -> dict[str, Any]:
         """The report of a role's graph, which is then in the pack; empty when not INT8."""
         report: dict[str, Any] = {}
         if self.options.precision == "int8":
-            report = self._convert_int8(role, plan)
+            report = self._convert_int8(role, to_int8)
         elif self.options.precision == "fp16":
             convert_fp16(self.float_graphs[role], self.graphs[role], __version__)
         elif self.options.precision in WEIGHT_BITS:
             bits = WEIGHT_BITS[self.options.precision]
             convert_weight_only(self.float_graphs[role], self.graphs[role], bits, __version__)
         else:
-            copy_stamped(self.float_graphs[role], self.graphs[role])
+            copy_stamped(self.float_graphs[role], self.graphs[role], __version__)
         onnx.checker.check_model(str(self.graphs[role]))
         if role in ADAPTABLE and self.options.precision not in WEIGHT_BITS:
             write_layer_table(self.graphs[role])
         return report
 
-    def _convert_int8(self, role: str, plan: Plan) -> dict[str, Any]:
-        recorded, o = self.stage / "calibration", self.options
-        records, seen = Records.of(recorded, role), observations(recorded, role)
-        graph = self.calibrated[role]
+    @property
+    def _recorded(self) -> Path:
+        return self.stage / "calibration"
+
+    def _to_int8(self, role: str, plan: Plan) -> Callable[[], Int8Report]:
+        graph, out = self.calibrated[role], self.graphs[role]
         judging = plan.probes, plan.crop, plan.rounds, plan.group
-        converter = Int8Converter(graph, records, seen, o.int8, __version__, *judging)
-        report = converter.convert(role, self.graphs[role])
-        if graph != self.float_graphs[role]:
+        given = graph, self._recorded, role, out, self.options.int8, __version__, judging
+        return functools.partial(convert_recorded, *given)
+
+    def _convert_int8(self, role: str, to_int8: Callable[[], Int8Report]) -> dict[str, Any]:
+        report = to_int8()
+        if self.calibrated[role] != self.float_graphs[role]:
             strip_image_prompt(self.graphs[role])
         kept = f", {len(report.float_layers)} layers kept float" if report.float_layers else ""
         missed = (
             "" if report.sqnr_db >= report.target_sqnr_db else f" (target {report.target_sqnr_db} missed)"
         )
         self.say(f"quantized {role}: {report.sqnr_db:.1f} dB{missed}{kept}")
-        del converter
-        gc.collect()
-        return {"calibration_records": len(records), **report.as_json()}
+        return {"calibration_records": len(Records.of(self._recorded, role)), **report.as_json()}
 
     def _record(self, plan: Plan) -> None:
-        o, folder = self.options, self.stage / "calibration"
+        o, folder = self.options, self._recorded
         recipe = replace(self._recipe(), steps=plan.recording_steps)
         prompts = list(o.calibration_prompts)[: plan.recording_pictures]
         tokenizer = file_entry(recipe.tokenizer).sha256
@@ -232,6 +284,7 @@ class _Builder:
             steps = 2 * recipe.steps * len(prompts)
             advance = counter(self.progress, steps if recipe.guidance != 1 else steps // 2)
             record_runs(self.calibrated, recipe, prompts, o.seed, folder, o.samples, advance, self.shown)
+            give_back()
 
         self.work.step("record", inputs, [folder], make)
 
@@ -259,12 +312,3 @@ def _converting(options: BuildOptions) -> dict[str, Any]:
     """Of the options, what converting depends on."""
     int8 = asdict(options.int8) if options.precision == "int8" else None
     return {"precision": options.precision, "int8": int8, "budget": options.budget_s}
-
-
-def copy_stamped(graph: Path, out: Path) -> None:
-    """A float32 graph into a pack, saying by which edgegen."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out = out.absolute()
-    with weights_read_from(graph) as model:
-        stamp(model, __version__, keep_shapes=True)
-        save_graph(model, out)

@@ -15,7 +15,6 @@ from edgegen import __version__
 from edgegen.component import ComponentManifest, Kind
 from edgegen.pack import GraphEntry, Pack, Precision, file_entry, write_manifest
 
-from .build import copy_stamped
 from .components import Layout, kind_of, manifest_facts, spec_of
 from .controlint8 import check_base, convert_net
 from .controlnets import ControlNetLayout
@@ -25,6 +24,7 @@ from .export import export_spec
 from .fp16 import convert_fp16
 from .progress import Progress
 from .refusal import SourceError
+from .rewrites import copy_stamped
 from .specs import GraphSpec
 from .work import work_folder
 
@@ -113,7 +113,7 @@ def _converted(graph: Path, pack: Path, role: Kind, precision: Precision) -> Gra
     elif precision == "fp16":
         convert_fp16(graph, out, __version__)
     else:
-        copy_stamped(graph, out)
+        copy_stamped(graph, out, __version__)
     onnx.checker.check_model(str(out))
     files = {f"{role}/{path.name}": file_entry(path) for path in sorted(out.parent.iterdir())}
     return GraphEntry(file=f"{role}/{out.name}", precision=precision, files=files)

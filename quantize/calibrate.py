@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -100,6 +101,15 @@ class Records(Sequence[Feeds]):
     def references(self) -> list[np.ndarray]:
         """Of all records."""
         return [self.reference(i) for i in range(len(self))]
+
+    def as_text(self) -> str:
+        """For another process's `of_text`."""
+        return json.dumps([str(path.absolute()) for path in self._paths])
+
+    @classmethod
+    def of_text(cls, text: str) -> Records:
+        """What `as_text` told."""
+        return cls([Path(path) for path in json.loads(text)])
 
     def spread(self, count: int) -> Records:
         """At most `count` of them, evenly spread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -21,6 +22,7 @@ from .progress import Progress, Style
 from .prompts import calibration_prompts, evaluation_prompts, read_prompts
 from .source import SourceError, open_source
 
+ALONE = "this process does nothing else"
 PICTURES_BAR = "bar for the built-in pack: SSIM 0.95, PSNR 30 dB"
 
 
@@ -186,6 +188,7 @@ def build(ctx: click.Context, source: Path, output: Path, precision: str, target
         return
     hints = Hints(flags["tokenizer"], flags["prediction"], flags["turbo"])
     open_source(source, hints)  # a wrong source is told at once: importing torch takes seconds
+    from .aside import Aside, can_be_made
     from .build import BuildOptions, build_pack
     from .convert import TARGET_SQNR_DB, Int8Options
     from .rules import check_names
@@ -228,7 +231,10 @@ def build(ctx: click.Context, source: Path, output: Path, precision: str, target
         budget_s=60 * flags["budget"],
     )
     style = _style(flags["quiet"], flags["as_json"])
-    manifest = build_pack(source, output, options, Progress(style, sys.stdout if style == "json" else None))
+    progress = Progress(style, sys.stdout if style == "json" else None)
+    is_alone = ctx.find_root().obj == ALONE
+    with contextlib.closing(Aside()) if is_alone and can_be_made() else contextlib.nullcontext() as aside:
+        manifest = build_pack(source, output, options, progress, aside)
     if style == "json":
         click.echo(json.dumps({"event": "pack", "pack": str(output), "evaluation": manifest.evaluation}))
     if style in ("json", "quiet"):
@@ -413,7 +419,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)  # so that what it started ends with it
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        cli.main(standalone_mode=False)
+        cli.main(standalone_mode=False, obj=ALONE)
     except click.ClickException as err:
         err.show()
         sys.exit(err.exit_code)

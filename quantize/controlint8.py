@@ -167,7 +167,7 @@ def convert_net(
     else:
         found = f"SSIM {pictures.ssim:.3f} with {kept}"
         raise SourceError(f"led pictures keep {found}, below {LEAST_SSIM}: take fp16")
-    drift = ev.as_json(ev.graph_drift(out, records))
+    drift = ev.graph_drift(out, records).as_json()
     drop_together(out)
     size = sum(path.stat().st_size for path in out.parent.iterdir())
     graphs = {ROLE: {"bytes": size, **drift, **report.as_json()}}

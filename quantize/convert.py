@@ -9,8 +9,9 @@ from typing import Literal
 
 from onnxruntime.quantization.calibrate import TensorsData
 
-from .calibrate import Records
+from .calibrate import Records, observations
 from .floatchoice import cheapest_to_keep
+from .freeing import give_back
 from .graphs import load_graph, save_graph, weights_read_from
 from .int8 import FORMATS, Target, quantize_layers, split_layers
 from .metrics import noise_ratio, ratio_db
@@ -156,7 +157,9 @@ class Int8Converter:
     def _judge(self, ranges: TensorsData) -> Sequence[LayerNoise]:
         probes = self._records.spread(self._probes)
         how = self._format, self._crop, self._group
-        return layer_noises(self._graph, self._seen, ranges, probes, *how)
+        found = layer_noises(self._graph, self._seen, ranges, probes, *how)
+        give_back()
+        return found
 
     def _write(self, ranges: TensorsData, names: Sequence[str], out: Path) -> float:
         out = out.absolute()
@@ -172,3 +175,24 @@ class Int8Converter:
 
 def _methods(asked: Method) -> tuple[Method, ...]:
     return TRIED if asked == "auto" else (asked,)
+
+
+def convert_recorded(
+    graph: Path,
+    recorded: Path,
+    role: str,
+    out: Path,
+    options: Int8Options,
+    version: str,
+    judging: tuple[int, int, int, int],
+) -> Int8Report:
+    """Write one role's INT8 graph from what a `Recorder` left in its folder.
+
+    Args:
+        judging: probes, crop, rounds and group of an `Int8Converter`.
+    """
+    records, seen = Records.of(recorded, role), observations(recorded, role)
+    try:
+        return Int8Converter(graph, records, seen, options, version, *judging).convert(role, out)
+    finally:
+        give_back()

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -20,29 +21,13 @@ from PIL import Image
 from edgegen.errors import EngineError
 
 from .calibrate import Records
-from .metrics import noise_ratio, psnr_db, ratio_db, relative_error, ssim
-from .runner import Runner, first_outputs
+from .drift import GraphDrift, drift_of
+from .measure import ASKED, DRAWN, PICTURES
+from .metrics import psnr_db, ssim
+from .runner import Runner, open_session
 
 SHEET_COLUMNS = 4
 SHEET_GAP = 8  # pixels
-MEASURE_TIMEOUT_S = 3600
-TIMESTEP_BUCKET = 50  # training steps
-
-
-@dataclass(frozen=True)
-class GraphDrift:
-    """How far a graph's first output is from float32's on recorded inputs.
-
-    Attributes:
-        sqnr_db: energy of the outputs over energy of the differences.
-        relative_error: largest difference over largest output.
-        sqnr_db_by_timestep: (timestep, dB) pairs from noise to picture, one for every 50 training steps that
-            were recorded; empty for graphs without a timestep.
-    """
-
-    sqnr_db: float
-    relative_error: float
-    sqnr_db_by_timestep: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +48,7 @@ class Cost:
     Attributes:
         peak_mb: largest resident memory of the process, 10^6 bytes.
         load_s: opening the sessions.
-        timed_steps: steps that were really made; a picture of all the default steps was reckoned from them.
+        timed_steps: steps that were made; where that is not all, the picture was reckoned from them.
     """
 
     seconds: float
@@ -74,27 +59,8 @@ class Cost:
 
 def graph_drift(graph: Path, records: Records) -> GraphDrift:
     """How far a graph is from what float gave for the same recorded inputs."""
-    feeds = list(records)
-    wanted, got = records.references(), first_outputs(graph, feeds)
-    worst = max(relative_error(w, g) for w, g in zip(wanted, got, strict=True))
-    timesteps = [float(feed["timestep"][0]) for feed in feeds if "timestep" in feed]
-    overall = round(ratio_db(1.0, noise_ratio(wanted, got)), 2)
-    return GraphDrift(overall, round(worst, 5), drift_by_timestep(timesteps, wanted, got))
-
-
-def drift_by_timestep(
-    timesteps: Sequence[float], wanted: Sequence[np.ndarray], got: Sequence[np.ndarray]
-) -> tuple[tuple[float, float], ...]:
-    """SQNR in dB of the runs of every 50 training steps: (their mean timestep, dB), latest timestep first."""
-    buckets: dict[int, list[int]] = {}
-    for i, t in enumerate(timesteps):
-        buckets.setdefault(int(t // TIMESTEP_BUCKET), []).append(i)
-    rows = []
-    for _, members in sorted(buckets.items(), reverse=True):
-        ratio = noise_ratio([wanted[i] for i in members], [got[i] for i in members])
-        mean = float(np.mean([timesteps[i] for i in members]))
-        rows.append((round(mean, 1), round(ratio_db(1.0, ratio), 2)))
-    return tuple(rows)
+    session = open_session(graph)
+    return drift_of(lambda feed: session.run(None, feed)[0], records)
 
 
 def make_pictures(
@@ -132,22 +98,59 @@ def contact_sheet(reference: Sequence[np.ndarray], got: Sequence[np.ndarray], pa
     sheet.save(path, optimize=True)
 
 
-def measure_cost(pack: Path, prompt: str, threads: int = 0, timed_steps: int = 0) -> Cost:
-    """Make pictures with a pack in a new process; seconds are of one when all is warm.
+def measure_cost(pack: Path, prompt: str, threads: int = 0) -> Cost:
+    """Make two pictures with a pack in a new process; seconds are of the second. Raises EngineError."""
+    return draw_with(pack, [prompt] * 2, 1, threads=threads)[1]
+
+
+def draw_with(
+    pack: Path,
+    prompts: Sequence[str],
+    seed: int,
+    steps: int | None = None,
+    threads: int = 0,
+    advance: Callable[[], None] = lambda: None,
+) -> tuple[list[np.ndarray], Cost]:
+    """Pictures by a pack in a process of its own, and what one costs there when all is warm.
 
     Args:
-        timed_steps: make one of so few steps, at least 2, and reckon from its warm runs what the default's
-            would take; 0: time a second picture of all steps.
+        seed: of the first picture; each next has the next.
+        steps: where the pack's default takes too long, fewer: its seconds are reckoned from these.
+        advance: called after each picture.
+    Returns:
+        The pictures, (h, w, 3) uint8, and the cost of one at the pack's default settings.
     Raises:
         EngineError: the process failed; carries the end of what it said.
     """
-    command = [sys.executable, "-m", "quantize.measure", str(pack.absolute()), prompt, str(threads)]
-    command += [str(timed_steps)]
-    root = str(Path(__file__).parent.parent)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=MEASURE_TIMEOUT_S, cwd=root)
-    if done.returncode != 0:
-        raise EngineError(f"measuring {pack} failed: {done.stderr.strip()[-500:]}")
-    return Cost(**json.loads(done.stdout.splitlines()[-1]))
+    with tempfile.TemporaryDirectory(prefix="edgegen-draw-") as name:
+        folder = Path(name)
+        asked = {"prompts": list(prompts), "seed": seed, "steps": steps, "threads": threads}
+        (folder / ASKED).write_text(json.dumps(asked), "utf-8")
+        command = [sys.executable, "-m", "quantize.measure", str(pack.absolute()), str(folder)]
+        with (folder / "said").open("wb") as said:
+            code, last = _follow(command, said, advance)
+        if code != 0:
+            text = (folder / "said").read_text("utf-8", "replace").strip()[-500:]
+            raise EngineError(f"measuring {pack} failed: {text}")
+        with (folder / PICTURES).open("rb") as file:
+            pictures = [np.load(file, allow_pickle=False) for _ in prompts]
+        return pictures, Cost(**json.loads(last))
+
+
+def _follow(command: Sequence[str], said: IO[bytes], advance: Callable[[], None]) -> tuple[int, str]:
+    """Exit code and last line of a process that writes a line a picture; it never outlives this."""
+    root, last = Path(__file__).parent.parent, ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True, cwd=root) as process:
+        try:
+            for line in process.stdout or ():
+                if line.strip() == DRAWN:
+                    advance()
+                else:
+                    last = line
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode, last
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
@@ -160,7 +163,6 @@ def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
             yield "  ".join("-" * w for w in widths)
 
 
-def as_json(drift: GraphDrift | PictureDrift | Cost) -> dict[str, Any]:
-    """For `pack.json`; what was not measured is left out."""
-    rows = {key: value for key, value in asdict(drift).items() if value != ()}
-    return {key: [list(row) for row in v] if isinstance(v, tuple) else v for key, v in rows.items()}
+def as_json(found: PictureDrift | Cost) -> dict[str, Any]:
+    """For `pack.json`."""
+    return asdict(found)

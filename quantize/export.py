@@ -8,7 +8,6 @@ speak of), and ONNX Runtime makes the same kernels of both. Attention is one nod
 
 from __future__ import annotations
 
-import gc
 import shutil
 import warnings
 from collections.abc import Collection
@@ -25,6 +24,7 @@ from torch.onnx import symbolic_helper
 
 from edgegen.errors import EdgegenError
 
+from .freeing import give_back
 from .graphs import annotate_types, load_graph, save_graph
 from .metrics import relative_error
 from .rules.tune import tune
@@ -64,9 +64,9 @@ def export(source: Source, role: str, path: Path, without_rules: Collection[str]
 def export_spec(spec: GraphSpec, path: Path, without_rules: Collection[str] = ()) -> float:
     """As `export`, of a part that is loaded already; its weights are freed."""
     runs = [spec.examples(*which) for which in SHAPES]
-    wanted = answers(spec, runs)
+    later = answers(spec, runs[1:])
     try:
-        trace(spec, runs[0], path)
+        wanted = [trace(spec, runs[0], path), *later]
         spec = replace(spec, module=nn.Identity())  # the weights are on disk now: once in memory is enough
         tidy(path, without_rules)
         onnx.checker.check_model(str(path))
@@ -75,12 +75,14 @@ def export_spec(spec: GraphSpec, path: Path, without_rules: Collection[str] = ()
         raise ExportError(f"{spec.role}: the exported graph is not valid ONNX: {err}") from err
     finally:
         del spec
-        gc.collect()
+        give_back()
 
 
-def trace(spec: GraphSpec, example: tuple[torch.Tensor, ...], path: Path) -> None:
-    """Write the graph as traced, weights beside it."""
+def trace(spec: GraphSpec, example: tuple[torch.Tensor, ...], path: Path) -> tuple[torch.Tensor, ...]:
+    """Write the graph as traced, weights beside it; what torch made of the example meanwhile."""
     torch.onnx.register_custom_op_symbolic("aten::movedim", _movedim, OPSET)
+    made: list[Any] = []
+    keeping = spec.module.register_forward_hook(lambda _module, _inputs, output: made.append(output))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
@@ -95,6 +97,8 @@ def trace(spec: GraphSpec, example: tuple[torch.Tensor, ...], path: Path) -> Non
             output_names=list(spec.outputs),
             dynamic_axes=spec.axes,
         )
+    keeping.remove()
+    return _as_tuple(made[0])
 
 
 def _movedim(g: Any, x: Any, source: Any, destination: Any) -> Any:
@@ -137,8 +141,11 @@ def tidy(path: Path, without_rules: Collection[str] = ()) -> dict[str, int]:
 def answers(spec: GraphSpec, runs: list[tuple[torch.Tensor, ...]]) -> list[tuple[torch.Tensor, ...]]:
     """What torch makes of every run."""
     with torch.no_grad():
-        found = [spec.module(*run) for run in runs]
-    return [row if isinstance(row, tuple) else (row,) for row in found]
+        return [_as_tuple(spec.module(*run)) for run in runs]
+
+
+def _as_tuple(found: Any) -> tuple[torch.Tensor, ...]:
+    return found if isinstance(found, tuple) else (found,)
 
 
 def compare(spec: GraphSpec, runs: list[tuple[torch.Tensor, ...]], path: Path) -> float:

@@ -82,9 +82,9 @@ def _file_of(tensor: TensorProto) -> str | None:
     return next(places, None) if uses_external_data(tensor) else None
 
 
-def _hold(tensor: TensorProto, raw: bytes) -> None:
+def _hold(tensor: TensorProto, raw: bytes | memoryview) -> None:
     """The bytes inside the tensor, wherever they were."""
-    tensor.raw_data = raw
+    tensor.raw_data = bytes(raw)
     tensor.data_location = TensorProto.DEFAULT
     del tensor.external_data[:]
 
@@ -108,9 +108,10 @@ def _pad(data: object, alignment: int) -> int:
     return int(offset + padding)
 
 
-def _raw_bytes(tensor: TensorProto, folder: str) -> bytes:
-    if uses_external_data(tensor):
-        return np.ascontiguousarray(numpy_helper.to_array(tensor, folder)).tobytes()
+def _raw_bytes(tensor: TensorProto, folder: str) -> bytes | memoryview:
+    if uses_external_data(tensor):  # as they lie there: large ones are not copied once more
+        values = np.ascontiguousarray(numpy_helper.to_array(tensor, folder))
+        return values.reshape(-1).view(np.uint8).data
     if not tensor.HasField("raw_data"):
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
     return tensor.raw_data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import platform
@@ -18,10 +17,12 @@ from edgegen.pack import Manifest
 from . import evaluate as ev
 from .buildoptions import BuildOptions
 from .calibrate import Recorder, Records
+from .freeing import give_back
 from .plan import Plan
 from .preview import fit_latent_rgb
 from .progress import Progress
 from .ram import measure_needs
+from .report.cost import Measured, measure_costs
 from .report.data import Report
 from .report.make import with_costs, with_pictures
 from .runner import Recipe, Runner
@@ -66,20 +67,20 @@ class Judge:
         prompts = list(self.options.evaluation_prompts)[: plan.drawing_pictures]
         recipe = replace(recipe, steps=plan.drawing_steps)
         recorder = Recorder(self._recorded, EVALUATION_RECORDS, hold_out=False)
-        wanted = self._drawn("float", self.float_graphs, recipe, prompts, recorder)
-        got = self._drawn("pack", self.graphs, recipe, prompts)
+        wanted = self._drawn_by_float(recipe, prompts, recorder)
+        got, cost = self._drawn_by_pack(recipe, prompts)
         self.progress.begin("measure")
         if self.options.sheet:
             ev.contact_sheet(wanted, got, self.options.sheet)
         records = {role: Records.of(self._recorded, role) for role in self.graphs}
         report = with_pictures(report, prompts, EVALUATION_SEED, wanted, got)
-        report = with_costs(report, self.float_graphs, self.graphs, records)
-        cost = ev.measure_cost(self.pack, prompts[0], timed_steps=plan.timed_steps)
+        measured = measure_costs(self.float_graphs, self.graphs, records)
+        report = with_costs(report, measured)
         needs, memory = measure_needs(self.pack, prompts[0])
         evaluation = {
             "reference": "fp32 graphs of the same checkpoint, ONNX Runtime CPU",
             "settings": settings_of(recipe),
-            "graphs": {r: self._graph(r, kept, conversions.get(r, {})) for r, kept in records.items()},
+            "graphs": {r: self._graph(r, measured.get(r), conversions.get(r, {})) for r in self.graphs},
             "pictures": ev.as_json(ev.picture_drift(wanted, got)),
             "cost": {**ev.as_json(cost), "machine": f"{platform.machine()}, {cpu_count()} CPUs"},
             "memory": memory,
@@ -93,32 +94,38 @@ class Judge:
     def _recorded(self) -> Path:
         return self.work.folder / "evaluation"
 
-    def _drawn(
-        self,
-        which: str,
-        graphs: Mapping[str, Path],
-        recipe: Recipe,
-        prompts: Sequence[str],
-        recorder: Recorder | None = None,
-    ) -> list[np.ndarray]:
-        """The pictures by which pack and float are compared; what the float graphs gave is recorded."""
-        file = self.work.folder / f"pictures-{which}.npy"
+    def _drawn_by_float(self, recipe: Recipe, prompts: Sequence[str], recorder: Recorder) -> list[np.ndarray]:
+        """The pictures that the pack's are compared with; what the graphs gave is recorded."""
+        file = self.work.folder / "pictures-float.npy"
 
         def make() -> None:
-            runner = Runner({role: graphs[role] for role in self.drawing}, recipe, observer=recorder)
-            advance = counter(self.progress, len(prompts))
+            graphs = {role: self.float_graphs[role] for role in self.drawing}
+            runner, advance = Runner(graphs, recipe, observer=recorder), counter(self.progress, len(prompts))
             np.save(file, np.array(ev.make_pictures(runner, prompts, EVALUATION_SEED, advance)))
-            gc.collect()
+            del runner
+            give_back()
 
-        made = [file, self._recorded] if recorder else [file]
-        self.work.step(f"draw {which}", [prompts, recipe.steps], made, make)
+        self.work.step("draw float", [prompts, recipe.steps], [file, self._recorded], make)
         return list(np.load(file))
 
-    def _graph(self, role: str, records: Records, conversion: Mapping[str, Any]) -> dict[str, Any]:
+    def _drawn_by_pack(self, recipe: Recipe, prompts: Sequence[str]) -> tuple[list[np.ndarray], ev.Cost]:
+        """The pack's pictures, and what one costs: both come of the same process."""
+        file = self.work.folder / "pictures-pack.npy"
+
+        def make() -> dict[str, Any]:
+            advance = counter(self.progress, len(prompts))
+            pictures, cost = ev.draw_with(self.pack, prompts, EVALUATION_SEED, recipe.steps, advance=advance)
+            np.save(file, np.array(pictures))
+            return ev.as_json(cost)
+
+        cost = self.work.step("draw pack", [prompts, recipe.steps], [file], make)
+        return list(np.load(file)), ev.Cost(**cost)
+
+    def _graph(self, role: str, measured: Measured | None, conversion: Mapping[str, Any]) -> dict[str, Any]:
         """Its size, how far it is from float, and what is known of its conversion."""
-        drift = ev.graph_drift(self.graphs[role], records) if len(records) else None
+        drift = measured.drift.as_json() if measured else {}
         size = sum(path.stat().st_size for path in self.graphs[role].parent.iterdir())
-        return {"bytes": size, **(ev.as_json(drift) if drift else {}), **conversion}
+        return {"bytes": size, **drift, **conversion}
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""`python -m quantize.measure PACK PROMPT THREADS STEPS`: what one picture costs, as one line of JSON.
+"""`python -m quantize.measure PACK FOLDER`: pictures by a pack, and what one costs, as one line of JSON.
 
 A process of its own, with nothing in it but ONNX Runtime and numpy, so that its peak memory means
-something.
+something. `FOLDER/asked.json` says what to draw; the pictures go into `FOLDER/pictures`, and a line tells of
+each when it is made.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
+
+import numpy as np
 
 from edgegen.pack import Pack
 
 from .runner import Feeds, Runner
 
-FEWEST_TIMED = 2  # steps; the first bears the start
+ASKED, PICTURES, DRAWN = "asked.json", "pictures", "drawn"
+FEWEST_TIMED = 2  # pictures, or steps of one; the first bears the start
 
 
 def peak_bytes() -> int:
@@ -55,49 +60,71 @@ class Stopwatch:
         self.start()
 
 
-def reckoned_seconds(runs: Mapping[str, Sequence[float]], steps: int, timed_steps: int) -> float:
-    """A picture of `steps` from the runs of one of `timed_steps`, at least 2: all count as the warm ones.
+def reckoned_seconds(
+    runs: Mapping[str, Sequence[float]], steps: int, timed_steps: int, pictures: int = 1
+) -> float:
+    """A picture of `steps` from the runs of some of `timed_steps`, at least 2: all count as the warm ones.
 
     Args:
         runs: role -> seconds of each run in order; each graph's first, and the denoiser's whole first step,
-            bear the start. Of the decoder the second run is one too many.
+            bear the start. Of the decoder there may be a run more than pictures.
     """
-    passes = len(runs["unet"]) / timed_steps  # a sampler may take two in a step, and one in its last
+    passes = len(runs["unet"]) / timed_steps / pictures  # a sampler may take two in a step, one in its last
     found = steps * passes * statistics.median(runs["unet"][math.ceil(passes) :])
     for role, seconds in runs.items():
         if role != "unet":
-            found += min(seconds) * (1 if role == "vae_decoder" else len(seconds))
+            found += min(seconds) * (1 if role == "vae_decoder" else len(seconds) / pictures)
     return found
 
 
-def _picture_seconds(runner: Runner, watch: Stopwatch, prompt: str, timed_steps: int) -> float:
-    """Of a warm picture; where not all steps are timed, reckoned."""
-    steps = runner.recipe.steps
-    runner.recipe = replace(runner.recipe, steps=timed_steps)
-    watch.start()
-    runner.picture(prompt, 1)
-    if timed_steps < steps:
+@dataclass(frozen=True)
+class Asked:
+    """What to draw; `steps` None: the pack's own."""
+
+    prompts: Sequence[str]
+    seed: int
+    steps: int | None
+    threads: int
+
+
+def _draw(runner: Runner, watch: Stopwatch, asked: Asked, file: IO[bytes]) -> float:
+    """Write the pictures; seconds of a warm one of all the steps, reckoned where no such was made."""
+    steps, timed = runner.recipe.steps, asked.steps or runner.recipe.steps
+    runner.recipe = replace(runner.recipe, steps=timed)
+    seconds = []
+    for i, prompt in enumerate(asked.prompts):
         watch.start()
-        runner.run("vae_decoder", watch.feeds["vae_decoder"])
-        return reckoned_seconds(watch.runs, steps, timed_steps)
-    start = time.perf_counter()
-    runner.picture(prompt, 1)
-    return time.perf_counter() - start
+        start = time.perf_counter()
+        pixels = runner.picture(prompt, asked.seed + i)
+        seconds.append(time.perf_counter() - start)
+        np.save(file, pixels)
+        print(DRAWN, flush=True)
+    if timed < FEWEST_TIMED and len(seconds) < FEWEST_TIMED:  # nothing is warm yet
+        watch.start()
+        start = time.perf_counter()
+        runner.picture(asked.prompts[0], asked.seed)
+        seconds.append(time.perf_counter() - start)
+    if timed == steps and len(seconds) >= FEWEST_TIMED:
+        return statistics.median(seconds[1:])
+    watch.start()
+    runner.run("vae_decoder", watch.feeds["vae_decoder"])
+    return reckoned_seconds(watch.runs, steps, timed, len(seconds))
 
 
 def main() -> None:
-    """Load a pack, make pictures, print {seconds, load_s, peak_mb, timed_steps} of it."""
-    folder, prompt, threads, timed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    """Load a pack, make pictures, print {seconds, load_s, peak_mb, timed_steps} of one."""
+    pack, folder = sys.argv[1], Path(sys.argv[2])
+    asked = Asked(**json.loads((folder / ASKED).read_text("utf-8")))
     start, watch = time.perf_counter(), Stopwatch()
-    runner = Runner.of_pack(Pack.open(folder), threads, watch)
-    loaded, steps = time.perf_counter(), runner.recipe.steps
-    timed = min(max(FEWEST_TIMED, timed), steps) if timed else steps
-    seconds = _picture_seconds(runner, watch, prompt, timed)
+    runner = Runner.of_pack(Pack.open(pack), asked.threads, watch)
+    loaded = time.perf_counter()
+    with (folder / PICTURES).open("wb") as file:
+        seconds = _draw(runner, watch, asked, file)
     cost = {
         "seconds": round(seconds, 3),
         "load_s": round(loaded - start, 3),
         "peak_mb": round(peak_bytes() / 1e6),
-        "timed_steps": timed,
+        "timed_steps": runner.recipe.steps,
     }
     print(json.dumps(cost))
 

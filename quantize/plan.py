@@ -21,7 +21,7 @@ FEWEST_STEPS = 4
 LARGE_CROP, SMALL_CROP = 32, 16
 MOST_PROBES = 6
 JUDGED_TOGETHER = 8  # layers of a large graph
-TIMED_WHOLE_S, TIMED_STEPS = 30.0, 2
+LARGE_S = 30.0  # a picture
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,6 @@ class Plan:
         drawing_pictures, drawing_steps: pictures by which the pack is compared with float32.
         probes: held-out runs by which layers are judged.
         crop: side their latents are cut to.
-        timed_steps: steps of the picture by which the pack's cost is told; all, or the rest is extrapolated.
         rounds: how often a graph may be written anew to reach its target.
         group: neighbouring layers that are judged together first.
     """
@@ -44,7 +43,6 @@ class Plan:
     drawing_steps: int
     probes: int
     crop: int
-    timed_steps: int
     rounds: int = 3
     group: int = 1
 
@@ -93,10 +91,9 @@ def make_plan(
             break
     whole_s = costs.picture_s(recipe.steps, passes)
     judged = max(1, min(MOST_PROBES, int(probes)))
-    if whole_s <= TIMED_WHOLE_S:
-        return Plan(*recorded, *drawn, judged, crop, timed_steps=recipe.steps)
-    timed = min(recipe.steps, TIMED_STEPS)
-    return Plan(*recorded, *drawn, judged, crop, timed, rounds=1, group=JUDGED_TOGETHER)
+    if whole_s <= LARGE_S:
+        return Plan(*recorded, *drawn, judged, crop)
+    return Plan(*recorded, *drawn, judged, crop, rounds=1, group=JUDGED_TOGETHER)
 
 
 def _times(costs: Costs, factor: float) -> Costs:

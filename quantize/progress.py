@@ -140,22 +140,47 @@ class Progress:
 
 
 def cpu_s() -> float:
-    """CPU seconds of this process and of those it started that ended: what a busy PC does not stretch."""
-    return sum(os.times()[:4])
+    """CPU seconds of this process and of those it started: what a busy PC does not stretch."""
+    return sum(os.times()[:4]) + sum(_cpu_s_of(pid) for pid in _children())
+
+
+def _children() -> list[int]:
+    """Processes started by this one that run; none where nobody says (proc(5): task/[tid]/children)."""
+    found = []
+    for task in Path("/proc/self/task").glob("*"):
+        with contextlib.suppress(OSError):
+            found += [int(pid) for pid in (task / "children").read_text("ascii").split()]
+    return found
+
+
+def _cpu_s_of(pid: int) -> float:
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+        return sum(int(ticks) for ticks in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def forget_peak() -> None:
-    """Let the kernel count this process's peak memory anew, where it can (Linux, proc(5): clear_refs)."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+    """Let the kernel count peak memory anew, where it can (Linux, proc(5): clear_refs)."""
+    for pid in ("self", *_children()):
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def peak_mb() -> int | None:
-    """Most resident memory since then, file pages included, in MB of 10^6 bytes; None where nobody counts."""
+    """Most resident memory since then, file pages included, in MB of 10^6 bytes; None where nobody counts.
+
+    Of this process and those it started that run, as if all had been at their peak at once.
+    """
+    own = _peak_mb_of("self")
+    return None if own is None else round(own + sum(_peak_mb_of(str(pid)) or 0.0 for pid in _children()))
+
+
+def _peak_mb_of(pid: str) -> float | None:
     with contextlib.suppress(OSError):
-        for row in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
+        for row in Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines():
             if row.startswith("VmHWM:"):
-                return round(int(row.split()[1]) * 1024 / 1e6)
+                return int(row.split()[1]) * 1024 / 1e6
     return None
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from .graphs import initializers
+from .graphs import initializers, save_graph, weights_read_from
 
 FP16_FROM_BYTES = 1024  # smaller ones save nothing worth a node
 EMBEDDING_FROM_BYTES = 16 * 1024
@@ -134,3 +135,12 @@ def stamp(model: ModelProto, producer_version: str, keep_shapes: bool = False) -
     if not keep_shapes:
         del model.graph.value_info[:]
     onnx.helper.set_model_props(model, {"edgegen": producer_version})
+
+
+def copy_stamped(graph: Path, out: Path, version: str) -> None:
+    """A float32 graph into a pack, saying by which edgegen."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out = out.absolute()
+    with weights_read_from(graph) as model:
+        stamp(model, version, keep_shapes=True)
+        save_graph(model, out)

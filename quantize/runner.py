@@ -26,6 +26,7 @@ from edgegen.pack import Manifest, Pack
 
 LARGE_BYTES = 10**9
 HUGE_BYTES = 4 * 10**9  # Stable Diffusion XL's denoiser in float32: 10.3 GB
+DEFAULT_THREADS = 0  # of a session that is told nothing else; 0: ONNX Runtime's choice
 DRAWING_ROLES = ("text_encoder", "text_encoder_2", "unet", "vae_decoder")
 Feeds = dict[str, np.ndarray]
 NOTHING: Feeds = {}
@@ -88,9 +89,9 @@ class Recipe:
 
 
 def open_session(path: Path, threads: int = 0) -> ort.InferenceSession:
-    """A CPU session; 0 threads lets ONNX Runtime choose."""
+    """A CPU session; 0 threads: `DEFAULT_THREADS`."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or DEFAULT_THREADS
     options.log_severity_level = 3
     size = sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())
     if size > HUGE_BYTES:  # weights stay in their file: kernels would copy all of them

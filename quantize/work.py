@@ -34,33 +34,53 @@ class Work:
         self.folder = folder
         self.told: Callable[[str, bool], None] | None = None
         self._key = ""
+        self._ahead: set[str] = set()
 
     @property
     def has_finished_steps(self) -> bool:
         return any((self.folder / "steps").glob("*.json"))
+
+    def clear_ahead(self, name: str, outputs: Sequence[Path]) -> bool:
+        """Make place for a step that is begun before its turn; False where it may have been finished.
+
+        The `make` that `step` is later given for it waits for what was begun.
+        """
+        if self._note(name).exists():
+            return False
+        self._clear(self._note(name), outputs)
+        self._ahead.add(name)
+        return True
 
     def step(self, name: str, inputs: Any, outputs: Sequence[Path], make: Callable[[], Any]) -> Any:
         """What `make` returned, now or in an earlier run of the same build.
 
         Args:
             name: of the step; unique in the build.
-            inputs: all it depends on beside the steps before it; made of JSON's types.
+            inputs: all it depends on beside the steps before it; made of JSON's types. Or what returns that:
+                asked before the step only where it may have been finished, else after it.
             outputs: files and folders in the work folder that it makes.
             make: makes them; returns what JSON can hold.
         """
-        self._key = _hash([self._key, name, inputs])
-        note = self.folder / "steps" / f"{name.replace(' ', '-')}.json"
-        found = self._finished(note, outputs)
+        note, before = self._note(name), self._key
+        found = None
+        if note.exists():
+            self._key = _key_after(before, name, inputs)
+            found = self._finished(note, outputs)
         if self.told:
             self.told(name, found is not None)
         if found is not None:
             return found["result"]
-        self._clear(note, outputs)
+        if name not in self._ahead:
+            self._clear(note, outputs)
         result = make()
+        self._key = _key_after(before, name, inputs)
         for path in outputs:
             sync(path)
         write_whole(note, json.dumps({"key": self._key, "result": result}))
         return result
+
+    def _note(self, name: str) -> Path:
+        return self.folder / "steps" / f"{name.replace(' ', '-')}.json"
 
     def _finished(self, note: Path, outputs: Sequence[Path]) -> dict[str, Any] | None:
         try:
@@ -159,6 +179,11 @@ def _files(folder: Path) -> list[Path]:
 def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _key_after(before: str, name: str, inputs: Any) -> str:
+    """The key of a step from that of the step before it."""
+    return _hash([before, name, inputs() if callable(inputs) else inputs])
 
 
 def _hash(value: Any) -> str:

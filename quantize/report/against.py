@@ -14,6 +14,7 @@ from edgegen.pack import Manifest, Pack
 from .. import evaluate as ev
 from ..calibrate import Recorder, Records
 from ..runner import DRAWING_ROLES, Recipe, Runner
+from .cost import measure_costs
 from .data import Report, read_report
 from .make import empty_report, with_costs, with_pictures
 
@@ -44,11 +45,10 @@ def measure_against(pack: Pack, reference: Pack, prompts: Sequence[str]) -> tupl
         got = ev.make_pictures(Runner(graphs, recipe), prompts, SEED)
         gc.collect()
         records = {role: Records.of(Path(name), role) for role in roles}
-        drifts = {
-            role: ev.as_json(ev.graph_drift(graphs[role], records[role])) for role in roles if records[role]
-        }
+        measured = measure_costs(references, graphs, records, ROUNDS)
         report = with_pictures(empty_report(known.export_errors if known else {}), prompts, SEED, wanted, got)
-        report = with_costs(report, references, graphs, records, ROUNDS)
+        report = with_costs(report, measured)
+    drifts = {role: found.drift.as_json() for role, found in measured.items()}
     return _with_evaluation(pack.manifest, drifts, ev.as_json(ev.picture_drift(wanted, got))), report
 
 

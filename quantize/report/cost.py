@@ -1,6 +1,8 @@
 """What a graph costs alone: seconds a run, seconds to load, peak memory; each in a process of its own.
 
-`python -m quantize.report.cost GRAPH FEEDS THREADS` is that process: ONNX Runtime and numpy, nothing else.
+`python -m quantize.report.cost GRAPH RECORDS THREADS WHAT` is that process: ONNX Runtime and numpy, nothing
+else. As the graph is loaded there, it also tells how far it is from what float32 gave for the same inputs
+(WHAT `drift`; else `cost`).
 """
 
 from __future__ import annotations
@@ -11,17 +13,17 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 
 from edgegen.errors import EngineError
 
 from ..calibrate import Records
+from ..drift import GraphDrift, drift_of
 from ..measure import peak_bytes
 from ..runner import Feeds, open_session
 from .data import CostPair, GraphCost, Machine
@@ -29,7 +31,16 @@ from .data import CostPair, GraphCost, Machine
 BUDGET_S = 2.0  # of runs after which no other begins: one of a large UNet, many of a small one
 MOST_RUNS = 20
 TIMEOUT_S = 3600.0
+COST, DRIFT = "cost", "drift"
 ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found of one role's graphs; drift of the pack's."""
+
+    costs: CostPair
+    drift: GraphDrift
 
 
 def measure_costs(
@@ -38,25 +49,28 @@ def measure_costs(
     records: Mapping[str, Records],
     rounds: int = 1,
     threads: int = 0,
-) -> dict[str, CostPair]:
-    """Role -> cost of the float32 graph and of the pack's, for every role with a recorded input.
+) -> dict[str, Measured]:
+    """Role -> cost of the float32 graph and of the pack's and how far that is from float32's, for every role
+    with a recorded input.
 
     Args:
         rounds: processes for each graph, float32 and the pack's in turns: on a machine that also does other
-            things several of them are fair to both.
+            things several of them are fair to both. The first one tells the drift.
     Raises:
         EngineError: a process failed; carries the end of what it said.
     """
     found = {}
-    with tempfile.TemporaryDirectory(prefix="edgegen-cost-") as name:
-        feeds = Path(name) / "feeds.npz"
-        for role in graphs:
-            if not records.get(role):
-                continue
-            np.savez(feeds, **records[role][0])
-            turns = [paths[role] for _ in range(rounds) for paths in (references, graphs)]
-            costs = [measure_cost(path, feeds, threads) for path in turns]
-            found[role] = CostPair(reference=median_cost(costs[::2]), pack=median_cost(costs[1::2]))
+    for role in graphs:
+        if not records.get(role):
+            continue
+        wanted, drift = list[GraphCost](), None
+        got = list[GraphCost]()
+        for _ in range(rounds):
+            wanted.append(measure_cost(references[role], records[role], threads)[0])
+            cost, told = measure_cost(graphs[role], records[role], threads, with_drift=drift is None)
+            got, drift = [*got, cost], drift or told
+        assert drift is not None, "at least one round"
+        found[role] = Measured(CostPair(reference=median_cost(wanted), pack=median_cost(got)), drift)
     return found
 
 
@@ -72,16 +86,20 @@ def median_cost(costs: Sequence[GraphCost]) -> GraphCost:
     )
 
 
-def measure_cost(graph: Path, feeds: Path, threads: int = 0) -> GraphCost:
-    """One graph, run in a new process on the inputs of an .npz file. Raises EngineError."""
-    command = [sys.executable, "-m", "quantize.report.cost", str(graph.absolute()), str(feeds), str(threads)]
+def measure_cost(
+    graph: Path, records: Records, threads: int = 0, with_drift: bool = False
+) -> tuple[GraphCost, GraphDrift | None]:
+    """One graph in a new process, by the first of its records, its drift by all. Raises EngineError."""
+    command = [sys.executable, "-m", "quantize.report.cost", str(graph.absolute()), records.as_text()]
+    command += [str(threads), DRIFT if with_drift else COST]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, cwd=ROOT)
     except subprocess.TimeoutExpired:
         raise EngineError(f"measuring {graph} took more than {TIMEOUT_S:g} s") from None
     if done.returncode != 0:
         raise EngineError(f"measuring {graph} failed: {done.stderr.strip()[-500:]}")
-    return GraphCost.model_validate_json(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    return GraphCost.model_validate(found[COST]), GraphDrift.of_json(found[DRIFT]) if with_drift else None
 
 
 def this_machine(threads: int = 0) -> Machine:
@@ -97,34 +115,40 @@ def _cpu_name() -> str:
     return ", ".join([*named[:1], platform.machine()])
 
 
-def _run_seconds(graph: Path, feeds: Feeds, threads: int) -> tuple[float, list[float]]:
-    start = time.perf_counter()
-    session = open_session(graph, threads)
-    load_s, runs = time.perf_counter() - start, list[float]()
-    while not runs or (sum(runs) < BUDGET_S and len(runs) < MOST_RUNS):
+class _Timed:
+    """A graph with seconds to load and of its first runs."""
+
+    def __init__(self, graph: Path, feeds: Feeds, threads: int):
         start = time.perf_counter()
-        session.run(None, feeds)
-        runs.append(time.perf_counter() - start)
-    return load_s, runs
+        self._session = open_session(graph, threads)
+        self.load_s, self.runs = time.perf_counter() - start, list[float]()
+        while not self.runs or (sum(self.runs) < BUDGET_S and len(self.runs) < MOST_RUNS):
+            start = time.perf_counter()
+            self._first = self._session.run(None, feeds)[0]
+            self.runs.append(time.perf_counter() - start)
+
+    def drift(self, records: Records) -> GraphDrift:
+        """By all records; what the first of them gave is known."""
+        known = [self._first]
+        return drift_of(lambda feed: known.pop() if known else self._session.run(None, feed)[0], records)
 
 
 def main() -> None:
-    """Load, run, print a `GraphCost` as one line of JSON."""
-    graph, path, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    with np.load(path, allow_pickle=False) as data:
-        feeds = {name: data[name] for name in data.files}
-    base = peak_bytes()
-    load_s, runs = _run_seconds(graph, feeds, threads)
-    warm = runs[1:] or runs
+    """Load, run, print a `GraphCost` and perhaps a `GraphDrift` as one line of JSON."""
+    graph, records, threads = Path(sys.argv[1]), Records.of_text(sys.argv[2]), int(sys.argv[3])
+    feeds, base = records[0], peak_bytes()
+    timed = _Timed(graph, feeds, threads)
+    warm = timed.runs[1:] or timed.runs
     cost = {
         "seconds": float(f"{statistics.median(warm):.4g}"),
-        "load_s": round(load_s, 3),
+        "load_s": round(timed.load_s, 3),
         "peak_mb": round(peak_bytes() / 1e6),
         "base_mb": round(base / 1e6),
         "runs": len(warm),
         "bytes": sum(path.stat().st_size for path in graph.parent.iterdir()),
     }
-    print(json.dumps(cost))
+    drift = {DRIFT: timed.drift(records).as_json()} if sys.argv[4] == DRIFT else {}
+    print(json.dumps({COST: cost, **drift}))
 
 
 if __name__ == "__main__":

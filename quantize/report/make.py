@@ -11,8 +11,7 @@ from edgegen import __version__
 from edgegen.errors import StorageError
 from edgegen.pack import Manifest, file_entry, replace_file
 
-from ..calibrate import Records
-from .cost import measure_costs, this_machine
+from .cost import Measured, this_machine
 from .data import PAGE_NAME, REPORT_NAME, Report
 from .page import render
 from .pictures import GAIN, picture_rows
@@ -38,15 +37,9 @@ def with_pictures(
     return report.model_copy(update={"pictures": rows, "shown": shown})
 
 
-def with_costs(
-    report: Report,
-    references: Mapping[str, Path],
-    graphs: Mapping[str, Path],
-    records: Mapping[str, Records],
-    rounds: int = 1,
-) -> Report:
-    """The report with what every graph costs alone, as `measure_costs` says. Raises EngineError."""
-    return report.model_copy(update={"costs": measure_costs(references, graphs, records, rounds)})
+def with_costs(report: Report, measured: Mapping[str, Measured]) -> Report:
+    """The report with what every graph costs alone, as `measure_costs` found."""
+    return report.model_copy(update={"costs": {role: found.costs for role, found in measured.items()}})
 
 
 def attach(folder: Path, manifest: Manifest, report: Report | None) -> Manifest:

@@ -144,7 +144,7 @@ def test_a_full_size_model_gets_fewer_pictures_and_steps():
     assert 4 <= plan.recording_steps < 20
     assert 4 <= plan.drawing_steps < 20
     assert (plan.crop, plan.probes) == (16, 1)
-    assert (plan.timed_steps, plan.rounds, plan.group) == (2, 1, 8)
+    assert (plan.rounds, plan.group) == (1, 8)
 
 
 def test_more_budget_buys_more_until_all_is_done_that_was_asked_for():
@@ -162,4 +162,4 @@ def test_a_small_model_is_not_bounded():
     plan = make_plan({"unet": 70_000_000, "vae_decoder": 8_000_000}, pocket, 137, 24, 50, budget_s=480)
     assert (plan.recording_pictures, plan.recording_steps) == (24, 8)
     assert (plan.drawing_pictures, plan.drawing_steps) == (50, 8)
-    assert (plan.crop, plan.probes, plan.timed_steps, plan.rounds, plan.group) == (32, 6, 8, 3, 1)
+    assert (plan.crop, plan.probes, plan.rounds, plan.group) == (32, 6, 3, 1)

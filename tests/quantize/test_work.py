@@ -106,6 +106,26 @@ def test_a_changed_option_makes_its_step_and_those_after_it_anew(tmp_path: Path)
     assert run_step(work, "b", 2, "second") == ("second", True)
 
 
+def test_what_takes_long_to_tell_is_asked_before_a_step_only_where_it_may_be_finished(tmp_path: Path):
+    asked: list[str] = []
+
+    def step(value: int) -> str:
+        def inputs() -> int:
+            asked.append("asked")
+            return value
+
+        def make() -> str:
+            asked.append("made")
+            return "x"
+
+        return Work(tmp_path).step("a", inputs, [], make)
+
+    for value, order in ((1, ["made", "asked"]), (1, ["asked"]), (2, ["asked", "made", "asked"])):
+        asked.clear()
+        assert step(value) == "x"
+        assert asked == order
+
+
 def test_a_step_whose_files_or_note_are_gone_is_made_again(tmp_path: Path):
     run_step(Work(tmp_path), "a", 1, "x")
     (tmp_path / "a.txt").unlink()
@@ -180,7 +200,7 @@ def test_a_signal_in_a_real_build_leaves_the_work_and_no_pack(checkpoint: Path, 
     try:
         for line in process.stdout:
             event = json.loads(line)
-            if (event.get("stage"), event.get("state")) == ("export unet", "begun"):
+            if (event.get("stage"), event.get("state")) == ("record", "begun"):
                 break
         process.send_signal(signal.SIGTERM)
         errors = process.communicate(timeout=120)[1]
