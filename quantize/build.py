@@ -12,7 +12,6 @@ from typing import Any
 import onnx
 import onnxruntime
 import torch
-import transformers
 
 from edgegen import __version__
 from edgegen.pack import IpLayer, Manifest, file_entry, write_manifest
@@ -71,7 +70,6 @@ def build_pack(
     source = open_source(folder, options.hints)
     given = _with_flags(read_defaults(folder), options)
     progress = progress or Progress("quiet")
-    transformers.utils.logging.disable_progress_bar()  # there is one overall progress
     with work_folder(out, options.force, options.fresh) as work:
         work.told = progress.begin
         manifest = _Builder(source, given, options, work, progress, aside).build()

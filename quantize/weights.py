@@ -52,6 +52,9 @@ def _load(source: Source, part: str, from_folder: Callable[[Path], Any]) -> Any:
 
 def load_transformers(kind: Any, folder: Path) -> Any:
     """A transformers model of a folder, in float32 and for inference."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # there is one overall progress; said in whichever process loads
     return kind.from_pretrained(folder, use_safetensors=True, variant=_variant(folder)).float().eval()
 
 
