@@ -17,7 +17,8 @@ class KeptGraphs:
 
     Optimising makes other weights of some: it widens and lays out those of the few layers that an INT8 pack
     leaves in float. A LoRA that changes such layers gets a graph of its own, in which they stay as they are.
-    What that draws differs in the last bits, so that it is not taken for any other work.
+    What that draws differs in the last bits, so that it is not taken for any other work. Of such graphs the
+    last of each role is kept.
     """
 
     def __init__(self, pack: PackFolder, choice: ProviderChoice, threads: int):
@@ -60,6 +61,8 @@ class KeptGraphs:
 
     def _at(self, role: str, made: frozenset[str], memory: MemoryMode) -> OptimisedGraph:
         room = MAX_BYTES if memory.keeps_graphs else FEW_BYTES
+        for other in [key for key in self._graphs if made and key[0] == role and key[1] and key[1] != made]:
+            del self._graphs[other]
         return self._graphs.setdefault((role, made), OptimisedGraph(room))
 
     def _record(self, role: str, path: Path, kept: OptimisedGraph, model: bytes | None = None) -> None:

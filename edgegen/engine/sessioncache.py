@@ -90,7 +90,7 @@ class SessionCache:
         if not self._memory.keeps_graphs:
             self.release(*(self._open.keys() - {role}))
         if session is not None and old is not None and old[1] == edit and self._is_open(role, session, loras):
-            self._open[role] = ((), edit), session  # should the merge fail
+            del self._open[role]  # should the merge fail, it is neither the one nor the other
             session.hold({})
             trim_malloc()  # the merge takes as much again
             session.hold(self._merged(role, loras).read)

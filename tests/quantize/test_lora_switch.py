@@ -107,6 +107,20 @@ def test_a_lora_that_fails_leaves_the_next_job_right(packs, make_use, encoding, 
     assert np.array_equal(drawn(stages.with_loras(good), encoding), wanted)
 
 
+def test_a_lora_that_fails_on_layers_left_in_float(
+    float_pack: Pack, make_use, encoding, tmp_path: Path
+) -> None:
+    stages = stages_of(float_pack)
+    drawn(stages.with_loras(make_use("a", (FLOAT, *MATRICES))), encoding)
+    good = make_use("c", (FLOAT,)).path.read_bytes()
+    size = int.from_bytes(good[:8], "little")
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(good[: 8 + size] + b"\xff" * (len(good) - 8 - size))  # no numbers
+    with pytest.raises(LoraError):
+        drawn(stages.with_loras(LoraUse(bad)), encoding)
+    assert np.array_equal(drawn(stages, encoding), drawn_anew(float_pack, None, encoding))
+
+
 def test_layers_left_in_float_change_too(float_pack: Pack, make_use, encoding) -> None:
     plain = drawn_anew(float_pack, None, encoding)
     one, other = make_use("a", (FLOAT, *MATRICES)), make_use("b", MATRICES, seed=4)

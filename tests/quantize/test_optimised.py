@@ -81,6 +81,19 @@ def test_weights_that_were_optimised_away_get_a_graph_of_their_own(packs, encodi
     assert np.array_equal(answer(stages.with_loras(lora), encoding), wanted)
 
 
+def test_of_graphs_of_their_own_the_last_is_kept(packs, encoding, lora: LoraUse) -> None:
+    stages = stages_of(packs["int8"])
+    answer(stages.with_loras(lora), encoding)
+    graphs = stages.sessions._kept._graphs
+    kept = graphs["unet", frozenset()]
+    changed = LoraSet([lora]).merge(packs["int8"], "unet")
+    for name in sorted(changed.keys() - changed.spare)[:3]:
+        kept._weights -= {name}
+        answer(stages.with_loras(lora), encoding)
+        made = frozenset(changed.keys() - changed.spare) - kept._weights
+        assert graphs.keys() == {("unet", frozenset()), ("unet", made)}
+
+
 def test_another_mode_and_float_graphs_keep_nothing(packs, encoding) -> None:
     stages = stages_of(packs["int8"])
     answer(stages, encoding)
