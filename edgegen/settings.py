@@ -88,6 +88,11 @@ class EngineSettings(Section):
     provider: Literal["auto", "cpu", "openvino"] = Field(
         "auto", description="Execution provider; auto takes OpenVINO on an Intel chip when it is installed."
     )
+    attention: Literal["auto", "runtime"] = Field(
+        "auto",
+        description="Who computes attention on the CPU provider; auto: an operator of our own, in 16-bit "
+        "integers, where the processor has VNNI and is faster so; runtime: always ONNX Runtime.",
+    )
     memory: Literal["auto", "full", "mapped", "low", "tiled"] = Field(
         "auto",
         description="Memory mode of the CPU provider; auto takes the fastest that fits into what is free. "

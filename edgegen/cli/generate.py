@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgegen.engine.lora.merge import LoraUse
     from edgegen.engine.pipeline import GenerationSettings, Picture, TextToImage
     from edgegen.engine.preview import PreviewFile
+    from edgegen.engine.providers import ProviderChoice
     from edgegen.pack import Pack
 
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
@@ -103,7 +104,10 @@ def generate(app: App, prompt: str | None, source: Path | None, **options: Any) 
     wanted = list(seeds_for(settings, options["count"]))
     engine = app.settings.engine
     threads = engine.threads if options["threads"] is None else options["threads"]
-    provider, memory = options["provider"] or engine.provider, options["memory"] or engine.memory
+    from edgegen.engine.providers import choose_provider
+
+    provider = choose_provider(options["provider"] or engine.provider, attention=engine.attention)
+    memory = options["memory"] or engine.memory
     from edgegen.config.files import embedding_dir
 
     with open_pipeline(pack, provider, threads, memory, embedding_dir(app.settings)) as pipeline:
@@ -200,7 +204,9 @@ def open_preview(path: Path | None, pack: Pack) -> PreviewFile | None:
     return PreviewFile(path)
 
 
-def open_pipeline(pack: Pack, provider: str, threads: int, memory: str, embeddings: Path) -> TextToImage:
+def open_pipeline(
+    pack: Pack, provider: ProviderChoice, threads: int, memory: str, embeddings: Path
+) -> TextToImage:
     import logging
 
     from edgegen.engine.pipeline import TextToImage

@@ -58,17 +58,20 @@ def check_memory_mode(engine: EngineSettings, pack: Pack | None, roots: Roots) -
 
 def check_provider(engine: EngineSettings) -> Check:
     """Which execution provider would run, and why; loads ONNX Runtime, but no graph."""
+    from edgegen.engine.attention import kind_of
     from edgegen.engine.providers import choose_provider
     from edgegen.engine.runtime import onnxruntime
 
     try:
         number = onnxruntime().__version__
-        choice = choose_provider(engine.provider)
+        choice = choose_provider(engine.provider, attention=engine.attention)
     except (ImportError, OSError) as err:
         return Check("provider", "bad", f"ONNX Runtime does not load: {err}", "pip install onnxruntime")
     except EdgegenError as err:
         return Check("provider", "bad", str(err), "set engine.provider to auto, or install what it needs")
-    return Check("provider", "ok", f"{choice.name}: {choice.reason} (ONNX Runtime {number})")
+    told = f"{choice.name}: {choice.reason} (ONNX Runtime {number})"
+    kind = kind_of(choice.attention) if choice.attention else ""
+    return Check("provider", "ok", f"{told}; attention by {kind}" if kind else told)
 
 
 def check_daemon(node: NodeSettings) -> tuple[Check, bool]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError, OutOfMemory, ProviderError
+from .attention import MAX_BYTES, with_own_attention
 from .freememory import own_anonymous_mb
 from .graphtimes import GraphTimes
 from .memory import FULL, MemoryMode, apply_mode
@@ -163,7 +164,8 @@ def open_session(
         name: for messages; the file's path when empty.
         memory: how to spend it; only the CPU provider listens.
         compiled: folder where the provider finds and keeps what it compiled; the CPU provider needs none.
-        is_float: whether the graph's layers compute in float; the sparing memory modes then copy no weights.
+        is_float: whether the graph's layers compute in float; the sparing memory modes then copy no weights,
+            and attention is ONNX Runtime's, in float too.
         weights: values in place of those in the data file, by name; of the same types and shapes.
         edited: the graph's file as it is to be read instead; its weights lie where those of `path` do.
         kept: what an earlier load made of the graph, taken instead; if empty, to be filled. Only the CPU
@@ -175,6 +177,7 @@ def open_session(
     """
     ort = onnxruntime()
     name = name or str(path)
+    attention = None if is_float else choice.attention
     try:
         options = session_options(ort, threads or usable_cores())
         if not choice.devices:
@@ -182,9 +185,13 @@ def open_session(
         if kept is not None and kept.model:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             edited = kept.open_to(open_to or {})
+        elif attention:
+            edited = _with_attention(path, edited)
         if weights:
             values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(v)) for v in weights.values()]
             options.add_external_initializers(list(weights), values)
+        if attention:
+            options.register_custom_ops_library(str(attention))
         if edited is not None:
             options.add_session_config_entry(WEIGHTS_FOLDER, str(path.parent.absolute()))
         graph = str(path) if edited is None else edited
@@ -201,6 +208,15 @@ def open_session(
     if choice.devices and choice.devices[0].ep_name not in session.get_providers():
         raise ProviderError(f"provider {choice.name} refuses graph {name}; use provider cpu")
     return GraphSession(session, name)
+
+
+def _with_attention(path: Path, edited: bytes | None) -> bytes | None:
+    """The graph with our own attention; None: to be read from its file as it is."""
+    if edited is None and path.stat().st_size > MAX_BYTES:
+        return None
+    stock = path.read_bytes() if edited is None else edited
+    own = with_own_attention(stock)
+    return edited if own == stock else own
 
 
 def session_options(ort: Any, threads: int) -> Any:

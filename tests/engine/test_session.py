@@ -135,9 +135,10 @@ MEMORY_SCRIPT = """
 import resource, sys
 import numpy as np
 from edgegen.engine.providers import choose_provider
+from pathlib import Path
 from edgegen.engine.session import open_session
 from edgegen.errors import OutOfMemory
-session = open_session(sys.argv[1], choose_provider("cpu"), 1, "unet")
+session = open_session(Path(sys.argv[1]), choose_provider("cpu"), 1, "unet")
 limit = 4 << 30
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 feeds = {"sample": np.zeros((1, 4, 512, 512), np.float32), "timestep": np.array([1]),
