@@ -1,4 +1,4 @@
-"""Attention by our operator beside ONNX Runtime's, at the sizes of Stable Diffusion at 512x512, in turns; medians.
+"""Attention by our operator beside ONNX Runtime's, at Stable Diffusion's sizes at 512x512, in turns; medians.
 
 python bench/attention.py [--threads 2] [--rounds 9] [--kind avx2]
 

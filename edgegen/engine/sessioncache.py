@@ -70,6 +70,11 @@ class SessionCache:
         return sorted(self._pack.manifest.graphs)
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether ONNX Runtime's CPU provider runs the graphs."""
+        return not self._choice.devices
+
+    @property
     def loaded(self) -> list[str]:
         """The roles whose graphs are in memory."""
         return sorted(self._open)

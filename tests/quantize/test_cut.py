@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 
+from edgegen.engine import decoding
 from edgegen.engine.memory import MODES
 from edgegen.engine.metadata import describe
 from edgegen.engine.pipeline import GenerationSettings, TextToImage
@@ -148,6 +149,13 @@ def test_a_pack_with_a_cut_decoder_draws_the_same_in_every_mode(pack: Pack) -> N
     assert loaded == ["text_encoder", "unet", "vae_decoder"]
     assert drawn(pack, "low") == (whole, ["vae_decoder_tail"], "")
     assert drawn(pack, "tiled") == (whole, ["vae_decoder_tail"], ""), "nothing is gained by other tiles"
+
+
+def test_large_pictures_are_decoded_in_two_graphs_in_every_mode(pack: Pack, monkeypatch) -> None:
+    picture, loaded, _ = drawn(pack, "full", side=1024)
+    assert loaded == ["text_encoder", "unet", "vae_decoder_head", "vae_decoder_tail"]
+    monkeypatch.setattr(decoding, "SMALL_PIXELS", 1024 * 192)
+    assert drawn(pack, "full", side=1024) == (picture, ["text_encoder", "unet", "vae_decoder"], "")
 
 
 def test_a_tail_that_does_not_say_how_is_an_engine_error(pack: Pack) -> None:
