@@ -25,8 +25,11 @@ WORK = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgegen
 DEV, OPENVINO, PROVIDER, SDCPP = (
     ROOT / ".venv" / n for n in ("dev", "peers-openvino", "peers-ep", "peers-sdcpp")
 )
-NUC = {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"}
-NUC_PRECISION = "-f32"  # a NUC's chip has no bfloat16, which OpenVINO would take where the real one has it
+PLACES = {  # OpenVINO made to believe that it runs on another chip
+    "nuc": {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"},
+    "vnni": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"},  # for processors that have VNNI for AVX-512 alone
+}
+PLACE_PRECISION = "-f32"  # such chips have no bfloat16, which OpenVINO would take where the real one has it
 ENVIRONMENTS = {
     "diffusers-fp32": DEV,
     "diffusers-bf16": DEV,
@@ -43,6 +46,9 @@ ENVIRONMENTS = {
     "edgegen-int8-openvino@nuc": PROVIDER,
     "openvino-fp16@nuc": OPENVINO,
     "openvino-nncf-int8@nuc": OPENVINO,
+    "edgegen-int8-openvino@vnni": PROVIDER,
+    "openvino-fp16@vnni": OPENVINO,
+    "openvino-nncf-int8@vnni": OPENVINO,
 }
 GROWING = ("edgegen-int8", "diffusers-fp32")
 
@@ -106,7 +112,7 @@ def run(name: str, work: Path, size: int, threads: int, steps: int, picture: boo
         command = [str(python), str(HERE / "sdcpp_worker.py"), *asked, "--wtype", runner.split("-")[1]]
     else:
         command = [str(python), str(HERE / "worker.py"), runner, *asked, *(["--picture"] if picture else [])]
-    env = os.environ | {"PYTHONPATH": str(ROOT)} | (NUC if name.endswith("@nuc") else {})
+    env = os.environ | {"PYTHONPATH": str(ROOT)} | PLACES.get(name.partition("@")[2], {})
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode != 0:
         return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200]}
@@ -116,7 +122,7 @@ def run(name: str, work: Path, size: int, threads: int, steps: int, picture: boo
 def runner_of(name: str) -> str:
     """What runs, without where it is made to believe that it does."""
     runner, _, place = name.partition("@")
-    return runner + NUC_PRECISION if place == "nuc" else runner
+    return runner + PLACE_PRECISION if place else runner
 
 
 def grow(args: argparse.Namespace, names: list[str]) -> dict[str, list[tuple[int, float]]]:

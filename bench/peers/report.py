@@ -18,6 +18,7 @@ FIGURES = (  # numerator, denominator, at most, stretch: what the project asks o
     ("edgegen-int8", "ort-exported", 0.36, 0.25),
     ("edgegen-int8-openvino", "openvino-nncf-int8", 1.10, 0.95),
     ("edgegen-int8-openvino@nuc", "openvino-fp16@nuc", 0.50, 0.40),
+    ("edgegen-int8-openvino@vnni", "openvino-fp16@vnni", 0.50, 0.40),
 )
 
 

@@ -119,10 +119,17 @@ class EdgegenRunner(_GraphRunner):
         if precision:
             options = openvino_options(threads, precision)
             choice = replace(choice, make_options=lambda _threads, _folder: options)
-        self._sessions = SessionCache(Pack.open(work / pack), choice, threads)
+        self._pack = Pack.open(work / pack)
+        self._sessions = SessionCache(self._pack, choice, threads)
 
     def load(self, role: str) -> None:
         self._sessions.get(role)
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        from edgegen.engine.decoding import decode
+        from edgegen.engine.memory import FULL
+
+        return decode(self._sessions, latents, FULL, self._pack.manifest.latent_downscale)[0]
 
     def _call(self, role: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
         return next(iter(self._sessions.get(role).run(feeds).values()))

@@ -3,8 +3,8 @@
 A pack whose decoder could be cut (`quantize.cut`) holds the roles `vae_decoder_head` and `vae_decoder_tail`.
 Modes that free graphs between stages use them, and the CPU provider in every mode for a picture that is not
 small: the same picture as from `vae_decoder` in the same time, and a third of the memory. A decoder that
-looks at the whole picture (KL: its norms) cannot be cut. In mode `tiled` it sees tiles, each with norms of its
-own: a picture a little different from the whole one.
+looks at the whole picture (KL: its norms) cannot be cut. In mode `tiled` it sees tiles, each with norms of
+its own: a picture a little different from the whole one.
 """
 
 from __future__ import annotations
