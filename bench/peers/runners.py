@@ -123,7 +123,11 @@ class EdgegenRunner(_GraphRunner):
         self._sessions = SessionCache(self._pack, choice, threads)
 
     def load(self, role: str) -> None:
-        self._sessions.get(role)
+        from edgegen.engine.decoding import HEAD, TAIL
+
+        cut = role == "vae_decoder" and self._sessions.on_cpu and TAIL in self._sessions.roles
+        for part in (HEAD, TAIL) if cut else (role,):
+            self._sessions.get(part)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         from edgegen.engine.decoding import decode

@@ -97,18 +97,20 @@ static inline __attribute__((target("avx2"))) int32_t total_of_8(__m256i x) {
 #include "undefine.h"
 #endif
 
-/* The kind of that name, or the best one this processor has; NULL: none. */
+/* The kind of that name, or the best one this processor has that beats floats; NULL: none. Without VNNI integers
+   do not, so that `avx2` is taken by its name alone: it is how the code for 8 lanes is tested anywhere. */
 static const Kind *find_kind(const char *name, const char **found) {
 #if defined(__x86_64__)
-    struct { const char *name; const Kind *kind; int has; } kinds[] = {
+    struct { const char *name; const Kind *kind; int has, is_fast; } kinds[] = {
         {"avx512-vnni", &kind_avx512,
          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw")
-             && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")},
-        {"avx-vnni", &kind_vnni, __builtin_cpu_supports("avxvnni") && __builtin_cpu_supports("avx2")},
-        {"avx2", &kind_avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+             && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"), 1},
+        {"avx-vnni", &kind_vnni, __builtin_cpu_supports("avxvnni") && __builtin_cpu_supports("fma"), 1},
+        {"avx2", &kind_avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), 0},
     };
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
-        if (kinds[k].has && (!*name || !strcmp(name, kinds[k].name))) return *found = kinds[k].name, kinds[k].kind;
+        if (kinds[k].has && (*name ? !strcmp(name, kinds[k].name) : kinds[k].is_fast))
+            return *found = kinds[k].name, kinds[k].kind;
 #endif
     (void)name;
     *found = "";
