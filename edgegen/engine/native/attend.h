@@ -176,13 +176,15 @@ FN float NAME(query)(const Sizes *s, const float *from, int32_t *to) {
    it goes along, and what was summed is scaled down when a larger score comes (Milakov and Gimelshein,
    https://arxiv.org/abs/1805.02867; Dao et al., https://arxiv.org/abs/2205.14135). */
 FN void NAME(attend)(const Sizes *s, const Head *head, const float *queries, float *out, int rows, Scratch *at) {
-    float scale[ROWS], top[ROWS], sum[ROWS];
+    float scale[ROWS_UP], top[ROWS_UP], sum[ROWS], shrunk[ROWS_UP];
+    int32_t most[ROWS_UP] = {0};
     int half = s->half, width = s->width, step = at->query_step;
     memset(at->queries, 0, sizeof(int32_t) * ROWS * step);
     memset(at->sums, 0, sizeof(float) * ROWS * width);
-    for (int r = 0; r < ROWS; r++) {
-        top[r] = -3e38f;
-        sum[r] = scale[r] = 0;
+    for (int r = 0; r < ROWS_UP; r++) {
+        top[r] = -1e30f;
+        scale[r] = 0;
+        if (r < ROWS) sum[r] = 0;
         if (r < rows) scale[r] = NAME(query)(s, queries + (size_t)r * s->stride, at->queries + r * step);
         scale[r] *= head->key_step * s->scale * LOG2_E;
     }
@@ -194,17 +196,20 @@ FN void NAME(attend)(const Sizes *s, const Head *head, const float *queries, flo
                 ANY_TILE(scores, columns, at->queries + r * step, step, head->keys + (size_t)(first + b) * half,
                          BLOCK, half, at->scores + r * SPAN + b, SPAN)
             }
+        for (int r = 0; r < ROWS; r++) most[r] = NAME(top)(at->scores + r * SPAN, keys, padded);
+        for (int r = 0; r < ROWS_UP; r += LANES) { /* all rows at once: one by one they would wait for each */
+            F before = LOAD_F(top + r), now = MAX_F(before, TO_FLOAT(LOAD(most + r)));
+            F down = MAX_F(MUL_F(SUB_F(before, now), LOAD_F(scale + r)), SET_F(-1000));
+            STORE_F(top + r, now);
+            STORE_F(shrunk + r, NAME(power_of_2)(down));
+        }
         for (int r = 0; r < ROWS; r++) {
-            int32_t *scores = at->scores + r * SPAN;
-            float most = (float)NAME(top)(scores, keys, padded), before = top[r];
-            top[r] = most > before ? most : before;
-            float shrunk = exp2f((before - top[r]) * scale[r]);
-            sum[r] = sum[r] * shrunk + NAME(weights)(scores, keys, padded, scale[r], top[r]);
-            if (shrunk != 1)
-                for (int j = 0; j < width; j += LANES) {
-                    float *x = at->sums + r * width + j;
-                    STORE_F(x, MUL_F(LOAD_F(x), SET_F(shrunk)));
-                }
+            sum[r] = sum[r] * shrunk[r]
+                + NAME(weights)(at->scores + r * SPAN, keys, padded, scale[r], top[r]);
+            for (int j = 0; j < width; j += LANES) {
+                float *x = at->sums + r * width + j;
+                STORE_F(x, MUL_F(LOAD_F(x), SET_F(shrunk[r])));
+            }
         }
         for (int i = 0; i < padded / 2; i += FLUSH)
             for (int r = 0; r < ROWS; r += TILE_ROWS)
@@ -219,7 +224,8 @@ FN void NAME(attend)(const Sizes *s, const Head *head, const float *queries, flo
     }
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < s->depth; j += LANES) {
-            float *to = out + (size_t)r * s->stride + j, share = head->finite ? 1 / sum[r] : NAN;
+            float *to = out + (size_t)r * s->stride + j;
+            float share = head->finite && !isnan(scale[r]) ? 1 / sum[r] : NAN;
             F x = MUL_F(MUL_F(LOAD_F(at->sums + r * width + j), LOAD_F(head->value_steps + j)), SET_F(share));
             if (s->depth - j >= LANES) STORE_F(to, x);
             else STORE_PART(to, s->depth - j, x);

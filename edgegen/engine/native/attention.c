@@ -17,6 +17,7 @@
 
 enum {
     ROWS = 24,         /* queries that share one pass over the keys; a multiple of a tile's rows */
+    ROWS_UP = 32,      /* rounded up to whole vectors */
     SPAN = 512,        /* keys whose scores exist at a time; a multiple of every kind's block */
     FLUSH = 64,        /* pairs of weight and value summed as integers: 2^14 * 1023 * 128 < 2^31 */
     WEIGHT_BITS = 14,

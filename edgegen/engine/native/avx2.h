@@ -25,6 +25,7 @@
 #define MUL_F(a, b) _mm256_mul_ps(a, b)
 #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define MAX(a, b) _mm256_max_epi32(a, b)
+#define MAX_F(a, b) _mm256_max_ps(a, b)
 #define LARGEST(x) largest_of_8(x)
 #define TOTAL(x) total_of_8(x)
 #define NEAREST(x) _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)

@@ -24,6 +24,7 @@
 #define MUL_F(a, b) _mm512_mul_ps(a, b)
 #define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define MAX(a, b) _mm512_max_epi32(a, b)
+#define MAX_F(a, b) _mm512_max_ps(a, b)
 #define LARGEST(x) _mm512_reduce_max_epi32(x)
 #define TOTAL(x) _mm512_reduce_add_epi32(x)
 #define NEAREST(x) _mm512_roundscale_ps(x, 8)

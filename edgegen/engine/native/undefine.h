@@ -27,6 +27,7 @@
 #undef MUL_F
 #undef FMA
 #undef MAX
+#undef MAX_F
 #undef LARGEST
 #undef TOTAL
 #undef NEAREST
