@@ -186,6 +186,40 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+STAND_IN = """
+import sys
+from pathlib import Path
+import numpy as np
+from edgegen.engine.attention import kind_of
+from edgegen.engine.providers import ProviderChoice
+from edgegen.engine.session import open_session
+library = Path(sys.argv[2])
+if kind_of(library, "avx-vnni") != "avx-vnni":
+    sys.exit("no VNNI here")
+session = open_session(Path(sys.argv[1]), ProviderChoice("cpu", "", attention=library), 1)
+with np.load(sys.argv[3]) as feeds:
+    np.save(sys.argv[4], session.run(dict(feeds))["out"])
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no compiler")
+def test_what_a_chip_with_avx_vnni_would_compute(tmp_path: Path) -> None:
+    """What has AVX-512's VNNI runs the same code with the same instruction, otherwise encoded."""
+    files = [tmp_path / name for name in ("model.onnx", "library.so", "feeds.npz", "out.npy")]
+    source = str(ROOT / "edgegen/engine/native/attention.c")
+    flags = ["-std=gnu11", "-O3", "-fno-math-errno", "-DSTAND_IN", "-shared", "-fPIC"]
+    subprocess.run(["gcc", *flags, source, "-o", str(files[1]), "-lm"], check=True)
+    feeds = drawn((2, 70, 120), 600)
+    onnx.save(model_of(3, 120), files[0])
+    np.savez(files[2], **feeds)
+    command = [sys.executable, "-c", STAND_IN, *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if "no VNNI here" in done.stderr:
+        pytest.skip("no VNNI here")
+    assert done.returncode == 0, done.stderr
+    assert relative_error(np.load(files[3]), reference(**feeds, heads=3)) < 2.5e-3
+
+
 @needs_library
 def test_scores_are_never_whole(tmp_path: Path) -> None:
     """8 heads of 4096 x 4096 scores are 537 MB; the packed keys and values of Stable Diffusion 1 some 6."""
