@@ -247,6 +247,17 @@ def test_shapes_that_do_not_fit_are_named(tmp_path: Path, feeds, said: str) -> N
 
 
 @needs_library
+def test_what_no_graph_of_ours_asks_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="scale must be 0 or more"):
+        session_of(tmp_path, 2, 16, scale=-1.0)
+    with pytest.raises(EngineError, match="num_heads must be 1 or more"):
+        session_of(tmp_path, 0, 16)
+    for width in (0, 1025):
+        with pytest.raises(EngineError, match="must have 1 to 1024 dimensions"):
+            session_of(tmp_path, 1, width).run(drawn((1, 2, width), 2))
+
+
+@needs_library
 def test_no_queries_are_no_error(tmp_path: Path) -> None:
     feeds = drawn((1, 0, 16), 5)
     assert session_of(tmp_path, 2, 16).run(feeds)["out"].shape == (1, 0, 16)

@@ -158,7 +158,7 @@ INLINE int32_t NAME(top)(int32_t *scores, int keys, int padded) {
     return LARGEST(most);
 }
 
-/* A row of queries as words in `to`; returns what a score counts, in powers of 2, NaN when one is not finite. */
+/* A row of queries as words in `to`; returns what one of its integers stands for, NaN when one is not finite. */
 FN float NAME(query)(const Sizes *s, const float *from, int32_t *to) {
     int32_t most = NAME(largest)(from, s->depth);
     float step = step_of(most, s->key_limit);
@@ -172,64 +172,79 @@ FN float NAME(query)(const Sizes *s, const float *from, int32_t *to) {
     return most < INFINITE ? step : NAN;
 }
 
-/* `rows` rows of queries, at most ROWS, attend to a head's keys, SPAN of them at a time: softmax is summed as
+/* Scores of all ROWS rows with the `padded` keys from `first` on. */
+INLINE void NAME(score)(const Sizes *s, const Head *head, int first, int padded, Scratch *at) {
+    int half = s->half, step = at->query_step;
+    for (int b = 0; b < padded; b += BLOCK)
+        for (int r = 0; r < ROWS; r += TILE_ROWS) {
+            int columns = padded - b < BLOCK ? (padded - b) / LANES : COLUMNS;
+            ANY_TILE(scores, columns, at->queries + r * step, step, head->keys + (size_t)(first + b) * half,
+                     BLOCK, half, at->scores + r * SPAN + b, SPAN)
+        }
+}
+
+/* The scores become weights. Where they hold a new top, what was summed before counts less. */
+INLINE void NAME(weigh)(const Sizes *s, Softmax *rows, int keys, int padded, Scratch *at) {
+    float shrunk[ROWS_UP];
+    int32_t most[ROWS_UP] = {0};
+    for (int r = 0; r < ROWS; r++) most[r] = NAME(top)(at->scores + r * SPAN, keys, padded);
+    for (int r = 0; r < ROWS_UP; r += LANES) { /* all rows at once: one by one they would wait for each */
+        F before = LOAD_F(rows->top + r), now = MAX_F(before, TO_FLOAT(LOAD(most + r)));
+        F down = MAX_F(MUL_F(SUB_F(before, now), LOAD_F(rows->scale + r)), SET_F(-1000));
+        STORE_F(rows->top + r, now);
+        STORE_F(shrunk + r, NAME(power_of_2)(down));
+    }
+    for (int r = 0; r < ROWS; r++) {
+        float more = NAME(weights)(at->scores + r * SPAN, keys, padded, rows->scale[r], rows->top[r]);
+        rows->sum[r] = rows->sum[r] * shrunk[r] + more;
+        for (int j = 0; j < s->width; j += LANES) {
+            float *x = at->sums + r * s->width + j;
+            STORE_F(x, MUL_F(LOAD_F(x), SET_F(shrunk[r])));
+        }
+    }
+}
+
+/* Values times weights, added to what was summed before. */
+INLINE void NAME(sum_up)(const Sizes *s, const Head *head, int first, int padded, Scratch *at) {
+    int width = s->width;
+    for (int i = 0; i < padded / 2; i += FLUSH)
+        for (int r = 0; r < ROWS; r += TILE_ROWS)
+            for (int c = 0; c < width / LANES;) {
+                int left = width / LANES - c, steps = padded / 2 - i < FLUSH ? padded / 2 - i : FLUSH;
+                int columns = left == COLUMNS + 1 ? (left + 1) / 2 : left < COLUMNS ? left : COLUMNS;
+                ANY_TILE(values, columns, at->scores + r * SPAN + i, SPAN,
+                         head->values + (size_t)(first / 2 + i) * width + c * LANES, width, steps,
+                         at->sums + r * width + c * LANES, width)
+                c += columns;
+            }
+}
+
+/* `count` rows of queries, at most ROWS, attend to a head's keys, SPAN of them at a time: softmax is summed as
    it goes along, and what was summed is scaled down when a larger score comes (Milakov and Gimelshein,
    https://arxiv.org/abs/1805.02867; Dao et al., https://arxiv.org/abs/2205.14135). */
-FN void NAME(attend)(const Sizes *s, const Head *head, const float *queries, float *out, int rows, Scratch *at) {
-    float scale[ROWS_UP], top[ROWS_UP], sum[ROWS], shrunk[ROWS_UP];
-    int32_t most[ROWS_UP] = {0};
-    int half = s->half, width = s->width, step = at->query_step;
-    memset(at->queries, 0, sizeof(int32_t) * ROWS * step);
-    memset(at->sums, 0, sizeof(float) * ROWS * width);
-    for (int r = 0; r < ROWS_UP; r++) {
-        top[r] = -1e30f;
-        scale[r] = 0;
-        if (r < ROWS) sum[r] = 0;
-        if (r < rows) scale[r] = NAME(query)(s, queries + (size_t)r * s->stride, at->queries + r * step);
-        scale[r] *= head->key_step * s->scale * LOG2_E;
-    }
+FN void NAME(attend)(const Sizes *s, const Head *head, const float *queries, float *out, int count, Scratch *at) {
+    Softmax rows = {.sum = {0}};
+    float unit = head->key_step * s->scale * LOG2_E;
+    memset(at->queries, 0, sizeof(int32_t) * ROWS * at->query_step);
+    memset(at->sums, 0, sizeof(float) * ROWS * s->width);
+    for (int r = 0; r < ROWS_UP; r++) rows.top[r] = -1e30f;
+    for (int r = 0; r < count; r++)
+        rows.scale[r] = unit * NAME(query)(s, queries + (size_t)r * s->stride, at->queries + r * at->query_step);
     for (int first = 0; first < s->keys; first += SPAN) {
         int keys = s->keys - first < SPAN ? s->keys - first : SPAN, padded = padded_to(keys, GROUP);
-        for (int b = 0; b < padded; b += BLOCK)
-            for (int r = 0; r < ROWS; r += TILE_ROWS) {
-                int columns = padded - b < BLOCK ? (padded - b) / LANES : COLUMNS;
-                ANY_TILE(scores, columns, at->queries + r * step, step, head->keys + (size_t)(first + b) * half,
-                         BLOCK, half, at->scores + r * SPAN + b, SPAN)
-            }
-        for (int r = 0; r < ROWS; r++) most[r] = NAME(top)(at->scores + r * SPAN, keys, padded);
-        for (int r = 0; r < ROWS_UP; r += LANES) { /* all rows at once: one by one they would wait for each */
-            F before = LOAD_F(top + r), now = MAX_F(before, TO_FLOAT(LOAD(most + r)));
-            F down = MAX_F(MUL_F(SUB_F(before, now), LOAD_F(scale + r)), SET_F(-1000));
-            STORE_F(top + r, now);
-            STORE_F(shrunk + r, NAME(power_of_2)(down));
-        }
-        for (int r = 0; r < ROWS; r++) {
-            sum[r] = sum[r] * shrunk[r]
-                + NAME(weights)(at->scores + r * SPAN, keys, padded, scale[r], top[r]);
-            for (int j = 0; j < width; j += LANES) {
-                float *x = at->sums + r * width + j;
-                STORE_F(x, MUL_F(LOAD_F(x), SET_F(shrunk[r])));
-            }
-        }
-        for (int i = 0; i < padded / 2; i += FLUSH)
-            for (int r = 0; r < ROWS; r += TILE_ROWS)
-                for (int c = 0; c < width / LANES;) {
-                    int left = width / LANES - c, steps = padded / 2 - i < FLUSH ? padded / 2 - i : FLUSH;
-                    int columns = left == COLUMNS + 1 ? (left + 1) / 2 : left < COLUMNS ? left : COLUMNS;
-                    ANY_TILE(values, columns, at->scores + r * SPAN + i, SPAN,
-                             head->values + (size_t)(first / 2 + i) * width + c * LANES, width, steps,
-                             at->sums + r * width + c * LANES, width)
-                    c += columns;
-                }
+        NAME(score)(s, head, first, padded, at);
+        NAME(weigh)(s, &rows, keys, padded, at);
+        NAME(sum_up)(s, head, first, padded, at);
     }
-    for (int r = 0; r < rows; r++)
+    for (int r = 0; r < count; r++) {
+        F share = SET_F(head->finite && !isnan(rows.scale[r]) ? 1 / rows.sum[r] : NAN);
         for (int j = 0; j < s->depth; j += LANES) {
-            float *to = out + (size_t)r * s->stride + j;
-            float share = head->finite && !isnan(scale[r]) ? 1 / sum[r] : NAN;
-            F x = MUL_F(MUL_F(LOAD_F(at->sums + r * width + j), LOAD_F(head->value_steps + j)), SET_F(share));
+            float *to = out + (size_t)r * s->stride + j, *sum = at->sums + r * s->width + j;
+            F x = MUL_F(MUL_F(LOAD_F(sum), LOAD_F(head->value_steps + j)), share);
             if (s->depth - j >= LANES) STORE_F(to, x);
             else STORE_PART(to, s->depth - j, x);
         }
+    }
 }
 
 static const Kind NAME(kind) = {NAME(measure), NAME(pack), NAME(attend), BLOCK, LANES};

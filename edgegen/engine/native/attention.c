@@ -49,6 +49,12 @@ typedef struct Scratch {
     int query_step;
 } Scratch;
 
+typedef struct Softmax { /* of each row, so far */
+    float scale[ROWS_UP]; /* what a score counts, in powers of 2 */
+    float top[ROWS_UP];   /* its largest score */
+    float sum[ROWS_UP];   /* of its weights */
+} Softmax;
+
 typedef struct Kind {
     void (*measure)(const Sizes *, const float *keys, const float *values, Head *);
     void (*pack)(const Sizes *, const float *keys, const float *values, Head *, int first, int end);
@@ -263,7 +269,7 @@ static Status *measure_call(const Kernel *kernel, const int64_t q[3], const int6
         return refuse(kernel->api, "attention: the shapes of queries, keys and values do not fit together");
     if (q[2] % kernel->heads) return refuse(kernel->api, "attention: the width is no multiple of num_heads");
     int64_t depth = q[2] / kernel->heads, most = INT32_MAX / 4;
-    if (depth < 1 || depth > MOST_DEPTH) return refuse(kernel->api, "attention: a head has 1 to 1024 dimensions");
+    if (depth < 1 || depth > MOST_DEPTH) return refuse(kernel->api, "attention: a head must have 1 to 1024 dimensions");
     if (k[1] < 1 || q[1] > most || k[1] > most || q[0] * kernel->heads > most)
         return refuse(kernel->api, "attention: no keys, or too many tokens");
     int half = (int)(depth + 1) / 2;
@@ -303,6 +309,7 @@ static Status *create(const CustomOp *op, OrtApi api, const KernelInfo *info, vo
         ort_release_status(api)(status);
         made.scale = 0;
     }
+    if (!(made.scale >= 0)) return refuse(api, "attention: scale must be 0 or more");
     Kernel *kernel = malloc(sizeof *kernel);
     if (!kernel) return ort_create_status(api)(ORT_FAIL, "attention: failed to allocate memory");
     *kernel = made;
