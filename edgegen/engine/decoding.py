@@ -1,10 +1,10 @@
 """Latents to pictures: whole; in two graphs, exactly piece by piece; or in tiles where no more fits.
 
 A pack whose decoder could be cut (`quantize.cut`) holds the roles `vae_decoder_head` and `vae_decoder_tail`.
-Modes that free graphs between stages use them, and the CPU provider in every mode for a picture that is not
-small: the same picture as from `vae_decoder` in the same time, and a third of the memory. A decoder that
-looks at the whole picture (KL: its norms) cannot be cut. In mode `tiled` it sees tiles, each with norms of
-its own: a picture a little different from the whole one.
+The CPU provider uses them in every memory mode: the same picture as from `vae_decoder`, nearly as fast, in a
+third of the memory (OpenVINO would have to compile both). A decoder that looks at the whole picture (KL: its
+norms) cannot be cut. In mode `tiled` it sees tiles, each with norms of its own: a picture a little different
+from the whole one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from .tiles import map_blended, map_exactly
 
 HEAD, TAIL = "vae_decoder_head", "vae_decoder_tail"
 EXACT_TILE_PIXELS = 128  # of the picture, along each side; the tail then needs far less than the head
-SMALL_PIXELS = 384 * 384  # of all pictures of a run; so few are decoded whole in little memory
 TILES = (24, 16)  # latents; the smaller only where the larger does not fit: pictures should not depend on it
 OVERLAP = 4  # latents
 BYTES_PER_PIXEL = 4096  # of a KL decoder's tile: four tensors of 256 float channels
@@ -78,15 +77,9 @@ def decode(
     if how.tile:
         log.warning("memory is short: decoding in %s; the picture differs a little from the whole", how)
         return decode_tiled(sessions, latents, downscale, how.tile, how.overlap), how
-    if TAIL in sessions.roles and (not mode.keeps_graphs or _saves_by_cutting(sessions, latents, downscale)):
+    if TAIL in sessions.roles and sessions.on_cpu:
         return _decode_cut(sessions, latents), how
     return run_decoder(sessions.get("vae_decoder"), latents), how
-
-
-def _saves_by_cutting(sessions: SessionCache, latents: np.ndarray, downscale: int) -> bool:
-    """Whether two graphs are worth it in a mode that keeps them. OpenVINO would compile both."""
-    pictures, _, height, width = latents.shape
-    return sessions.on_cpu and pictures * height * width * downscale**2 > SMALL_PIXELS
 
 
 def decode_tiled(
