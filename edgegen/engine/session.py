@@ -196,18 +196,22 @@ def open_session(
             options.add_session_config_entry(WEIGHTS_FOLDER, str(path.parent.absolute()))
         graph = str(path) if edited is None else edited
         if choice.devices:
-            options.add_provider_for_devices(
-                list(choice.devices), choice.make_options(threads or usable_cores(), compiled)
-            )
+            made = choice.make_options(threads or usable_cores(), compiled)
+            options.add_provider_for_devices(list(choice.devices), made)
             session = ort.InferenceSession(graph, options)
         else:
-            with contextlib.nullcontext() if kept is None or kept.model else kept.recording(options):
-                session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            session = _on_cpu(ort, graph, options, kept)
     except Exception as err:
         raise _readable(f"graph {name} does not load with provider {choice.name}", err) from err
     if choice.devices and choice.devices[0].ep_name not in session.get_providers():
         raise ProviderError(f"provider {choice.name} refuses graph {name}; use provider cpu")
     return GraphSession(session, name)
+
+
+def _on_cpu(ort: Any, graph: str | bytes, options: Any, kept: OptimisedGraph | None) -> Any:
+    """A session of the CPU provider; what it makes of the graph is kept where nothing is yet."""
+    with contextlib.nullcontext() if kept is None or kept.model else kept.recording(options):
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _with_attention(path: Path, edited: bytes | None) -> bytes | None:
