@@ -68,6 +68,7 @@ def test_a_prompt_becomes_a_job_and_a_retained_picture(second, house, phone, mak
     wait_for(lambda: len(phone.statuses(id="a1", state="done")) == 2, "a redelivery gets its result")
     late = make_phone(second.port, PROTOCOLS[second.protocol])
     assert late.wait_message("edgegen/shop/last/image", PICTURE).retain
+    wait_for(lambda: late.on("edgegen/shop/last/meta"), "the broker may send it after the picture")
     assert json.loads(late.on("edgegen/shop/last/meta")[0].payload)["id"] == "a1"
     assert late.wait_message(AVAILABILITY, b"online").retain
 
