@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from edgegen.engine.attention import kind_of
+from edgegen.engine.attention import choose_kind
 from edgegen.engine.providers import choose_provider
 from edgegen.engine.session import open_session
 
@@ -45,7 +45,7 @@ def main() -> None:
     library = choose_provider("cpu").attention
     if library is None:
         raise SystemExit("no operator of our own here: it was not built, or the processor has no VNNI")
-    print(f"instructions: {kind_of(library, args.kind) or 'not to be had here: ' + args.kind}")
+    print(f"instructions: {choose_kind(library, args.kind) or 'not to be had here: ' + args.kind}")
     print("| queries | keys | heads x depth | what | ms | ONNX Runtime's | ratio | error |")
     print("|---|---|---|---|---:|---:|---:|---:|")
     for queries, keys, heads, depth, what in SIZES:

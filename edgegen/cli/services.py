@@ -58,7 +58,7 @@ def check_memory_mode(engine: EngineSettings, pack: Pack | None, roots: Roots) -
 
 def check_provider(engine: EngineSettings) -> Check:
     """Which execution provider would run, and why; loads ONNX Runtime, but no graph."""
-    from edgegen.engine.attention import kind_of
+    from edgegen.engine.attention import choose_kind
     from edgegen.engine.providers import choose_provider
     from edgegen.engine.runtime import onnxruntime
 
@@ -70,7 +70,7 @@ def check_provider(engine: EngineSettings) -> Check:
     except EdgegenError as err:
         return Check("provider", "bad", str(err), "set engine.provider to auto, or install what it needs")
     told = f"{choice.name}: {choice.reason} (ONNX Runtime {number})"
-    kind = kind_of(choice.attention) if choice.attention else ""
+    kind = choose_kind(choice.attention) if choice.attention else ""
     return Check("provider", "ok", f"{told}; attention by {kind}" if kind else told)
 
 

@@ -33,12 +33,12 @@ _SET_DOMAIN, _SET_VERSION = 1, 2
 def own_attention() -> Path | None:
     """The library to register with sessions; None: it was not built, or is nothing for this processor."""
     for path in LIBRARIES:
-        if path.is_file() and kind_of(path):
+        if path.is_file() and choose_kind(path):
             return path
     return None
 
 
-def kind_of(path: Path, wanted: str = "") -> str:
+def choose_kind(path: Path, wanted: str = "") -> str:
     """Make a library's operator take these instructions, or the best the processor has.
 
     Args:

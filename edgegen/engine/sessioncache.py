@@ -158,7 +158,8 @@ class SessionCache:
         files = self._pack.manifest.graphs[role].files.values()
         merged = self._merged(role, loras)
         edited = TextGraph.read(path, role).edited(edit) if edit else None
-        choice = choose_provider("cpu") if edit else self._choice  # text encoders are fast anywhere
+        # text encoders are fast anywhere, and their attention is causal, which ours is not made for
+        choice = choose_provider("cpu", attention="runtime") if edit else self._choice
 
         def load(folder: Path | None) -> GraphSession:
             return self._open_session(role, path, choice, folder, merged, edited, kept)

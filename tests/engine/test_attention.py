@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from edgegen.engine import attention
-from edgegen.engine.attention import kind_of, own_attention, with_own_attention
+from edgegen.engine.attention import choose_kind, own_attention, with_own_attention
 from edgegen.engine.providers import ProviderChoice, choose_provider
 from edgegen.engine.session import GraphSession, open_session
 from edgegen.engine.sessioncache import SessionCache
@@ -25,14 +25,14 @@ from edgegen.pack import Pack
 ROOT = Path(__file__).parents[2]
 POCKET = ROOT / "edgegen/packs/pocket"
 built = next((path for path in attention.LIBRARIES if path.is_file()), None)
-KINDS = [kind for kind in ("avx512-vnni", "avx-vnni", "avx2") if built and kind_of(built, kind)]
+KINDS = [kind for kind in ("avx512-vnni", "avx-vnni", "avx2") if built and choose_kind(built, kind)]
 needs_library = pytest.mark.skipif(not KINDS, reason="no compiler was there, or no AVX2 is")
 
 
 @pytest.fixture(autouse=True)
 def best_kind() -> None:
     if built and KINDS:
-        kind_of(built, KINDS[0])
+        choose_kind(built, KINDS[0])
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no compiler")
@@ -82,7 +82,7 @@ def relative_error(got: np.ndarray, want: np.ndarray) -> float:
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     assert built is not None
-    assert kind_of(built, request.param) == request.param
+    assert choose_kind(built, request.param) == request.param
     return str(request.param)
 
 
@@ -190,11 +190,11 @@ STAND_IN = """
 import sys
 from pathlib import Path
 import numpy as np
-from edgegen.engine.attention import kind_of
+from edgegen.engine.attention import choose_kind
 from edgegen.engine.providers import ProviderChoice
 from edgegen.engine.session import open_session
 library = Path(sys.argv[2])
-if kind_of(library, "avx-vnni") != "avx-vnni":
+if choose_kind(library, "avx-vnni") != "avx-vnni":
     sys.exit("no VNNI here")
 session = open_session(Path(sys.argv[1]), ProviderChoice("cpu", "", attention=library), 1)
 with np.load(sys.argv[3]) as feeds:

@@ -3,8 +3,8 @@
 
    Queries, keys and values become integers of 12 bits (values: 10) and a sign, the softmax's weights ones of
    14 bits; products are summed exactly, 32 bits wide. That is some 20 dB closer to float32 than the layers
-   around it in 8 bits are, and processors with VNNI multiply twice as many of them as of floats. K and V are
-   never whole beside their scores: a head's scores are made and used up SPAN keys at a time.
+   around it in 8 bits are, and processors with VNNI multiply twice as many of them as of floats. Scores
+   are never whole: they are made and used up for ROWS queries and SPAN keys at a time.
 
    Errors are answered to ONNX Runtime as text; nothing is printed. */
 
