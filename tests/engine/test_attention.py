@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from edgegen.engine import attention
+from edgegen.engine import attention, providers
 from edgegen.engine.attention import choose_kind, own_attention, with_own_attention
 from edgegen.engine.providers import ProviderChoice, choose_provider
 from edgegen.engine.session import GraphSession, open_session
 from edgegen.engine.sessioncache import SessionCache
+from edgegen.engine.textgraph import TextEdit
 from edgegen.errors import EngineError, ProviderError
 from edgegen.pack import Pack
 
@@ -330,3 +331,15 @@ def test_a_pack_computes_alike_with_either() -> None:
     nearly = feeds | {"sample": feeds["sample"] * moved.astype(np.float32)}
     floor = relative_error(stock.run(nearly)["out_sample"], theirs)
     assert 0 < relative_error(ours, theirs) < 1.2 * floor
+
+
+def test_left_to_onnx_runtime_no_graph_registers_the_library(monkeypatch) -> None:
+    """Not even a text encoder that was changed, which has a provider of its own."""
+
+    def asked() -> None:
+        raise AssertionError("the library is looked for")
+
+    monkeypatch.setattr(providers, "own_attention", asked)
+    cache = SessionCache(Pack.open(POCKET), choose_provider("cpu", attention="runtime"), 1)
+    assert cache.get("text_encoder", TextEdit(hidden=1)).outputs
+    assert cache.get("unet").outputs
