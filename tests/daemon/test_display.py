@@ -134,6 +134,20 @@ def test_it_finds_the_newest_picture_and_a_front_that_restarts(box, screen):
     wait_for(lambda: screen.shows(after))
 
 
+def test_a_picture_that_was_done_before_it_found_the_front_again(box, screen):
+    box.write(screen.settings())
+    box.start()
+    picture = drawn(box)
+    screen.start()
+    wait_for(lambda: screen.shows(picture))
+    screen.process.send_signal(signal.SIGSTOP)  # it hears of nothing until all is done
+    box.kill()
+    box.start()
+    after = drawn(box, prompt="a blue cat", seed=5)
+    screen.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: screen.shows(after))
+
+
 def test_idle_it_costs_nothing_and_writes_nothing(box, screen):
     box.write(screen.settings())
     box.start()

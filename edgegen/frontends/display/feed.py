@@ -83,9 +83,9 @@ class Feed:
             events = link.watch(self._previews)
             self._put(look(self._path))
             self._link = link
+            if self._closed.is_set():  # `close` may have looked for the link before it was there to hang up
+                return
             for message in events:
-                if self._closed.is_set():
-                    return
                 self._put(message)
 
     def _put(self, message: Message) -> None:

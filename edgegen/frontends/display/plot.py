@@ -59,13 +59,18 @@ class Plot:
                 self._hear_preview(job_id, text)
 
     def _begin(self, message: Message, now: float) -> None:
-        """What the front says when we have found it: the state of things, before any event."""
+        """What the front says when we have found it: the state of things, before any event.
+
+        A job may have ended before we had found a front that restarted: nobody tells of it again, so its
+        picture is taken from here.
+        """
         self._away_since, self._was_there = None, True
         self._problems = tuple(map(str, message.get("problems") or ()))
         self._running = None
         if job := message.get("running"):
             self._start(str(job["id"]), job, now)
-        if (job := message.get("newest")) and not self._picture:
+        if (job := message.get("newest")) and not self._is_shown(job):
+            self._busy_at = now
             self._show(job, now)
 
     def _hear_job(self, kind: str, job_id: str, job: Message, event: Message, now: float) -> None:
@@ -104,6 +109,10 @@ class Plot:
         with contextlib.suppress(ValueError):  # no base64
             drawing = replace(self._running.drawing, preview=base64.b64decode(text, validate=True))
             self._running = replace(self._running, drawing=drawing)
+
+    def _is_shown(self, job: Message) -> bool:
+        """It keeps the time since which it stands there, and with it when it goes."""
+        return self._picture is not None and self._picture[0].picture == job.get("picture")
 
     def _show(self, job: Message, now: float) -> None:
         """A name that the gallery would not give is no picture."""

@@ -131,8 +131,25 @@ def test_a_front_that_is_away_leaves_the_picture():
     made = plot(snapshot(newest=job(picture=PICTURE)), event("running", job("two"), step=1, steps=3))
     made.hear({"type": "away"}, 5)
     assert made.scene(100) == Showing(PICTURE, "an owl")
-    made.hear(snapshot(newest=job("old", picture=OTHER)), 200)
-    assert made.scene(200) == Showing(PICTURE, "an owl"), "the one it shows is as new"
+    made.hear(snapshot(newest=job(picture=PICTURE)), 200)
+    assert made.scene(200) == Showing(PICTURE, "an owl")
+
+
+def test_a_picture_that_was_done_while_the_front_was_away_is_shown():
+    made = plot(snapshot(newest=job(picture=PICTURE)), blank_after_s=100)
+    made.hear({"type": "away"}, 5)
+    assert made.scene(200) == Dark()
+    made.hear(snapshot(newest=job("two", "a cat", picture=OTHER)), 200)
+    assert made.scene(200) == Showing(OTHER, "a cat")
+    assert made.scene(300) == Dark()
+
+
+def test_a_front_that_restarts_does_not_bring_a_picture_back_that_had_its_time():
+    made = plot(snapshot(newest=job(picture=PICTURE)), picture_s=60, blank_after_s=100)
+    made.hear({"type": "away"}, 61)
+    made.hear(snapshot(newest=job(picture=PICTURE)), 62)
+    assert made.scene(62) == Waiting()
+    assert made.scene(101) == Dark(), "nobody asked for anything"
 
 
 def test_safe_mode_comes_first():
