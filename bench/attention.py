@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from edgegen.engine.attention import choose_kind
+from edgegen.engine.operators.library import choose_kind
 from edgegen.engine.providers import choose_provider
 from edgegen.engine.session import open_session
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="of each (default 9)")
     parser.add_argument("--kind", default="", help="instructions to take; default: the best there are")
     args = parser.parse_args()
-    library = choose_provider("cpu").attention
+    library = choose_provider("cpu").operators
     if library is None:
         raise SystemExit("no operator of our own here: it was not built, or the processor has no VNNI")
     print(f"instructions: {choose_kind(library, args.kind) or 'not to be had here: ' + args.kind}")
@@ -85,7 +85,7 @@ def runner(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
-        session = open_session(path, choose_provider("cpu", attention=attention), threads, "attention")
+        session = open_session(path, choose_provider("cpu", operators=attention), threads, "attention")
     return lambda: session.run(feeds)["out"]
 
 

@@ -83,7 +83,7 @@ def unrounded(path: Path) -> None:
 
 def pictures(pack: Pack, attention: str, prompts: list[str]) -> list[np.ndarray]:
     drawn = []
-    with TextToImage(pack, choose_provider("cpu", attention=attention)) as pipeline:
+    with TextToImage(pack, choose_provider("cpu", operators=attention)) as pipeline:
         for seed, prompt in enumerate(prompts):
             request = JobRequest(id="drift", prompt=prompt, seed=seed)
             *_, last = pipeline.generate(resolve_settings(pack, request, LimitSettings()))

@@ -88,10 +88,10 @@ class EngineSettings(Section):
     provider: Literal["auto", "cpu", "openvino"] = Field(
         "auto", description="Execution provider; auto takes OpenVINO on an Intel chip when it is installed."
     )
-    attention: Literal["auto", "runtime"] = Field(
+    operators: Literal["auto", "runtime"] = Field(
         "auto",
-        description="Who computes attention on the CPU provider; auto: an operator of our own, in 16-bit "
-        "integers, where the processor has VNNI and is faster so; runtime: always ONNX Runtime.",
+        description="Whose operators compute INT8 graphs on the CPU provider; auto: our own for attention, "
+        "where the processor has VNNI and is faster so; runtime: ONNX Runtime's alone.",
     )
     memory: Literal["auto", "full", "mapped", "low", "tiled"] = Field(
         "auto",

@@ -106,7 +106,7 @@ def generate(app: App, prompt: str | None, source: Path | None, **options: Any) 
     threads = engine.threads if options["threads"] is None else options["threads"]
     from edgegen.engine.providers import choose_provider
 
-    provider = choose_provider(options["provider"] or engine.provider, attention=engine.attention)
+    provider = choose_provider(options["provider"] or engine.provider, operators=engine.operators)
     memory = options["memory"] or engine.memory
     from edgegen.config.files import embedding_dir
 

@@ -58,20 +58,20 @@ def check_memory_mode(engine: EngineSettings, pack: Pack | None, roots: Roots) -
 
 def check_provider(engine: EngineSettings) -> Check:
     """Which execution provider would run, and why; loads ONNX Runtime, but no graph."""
-    from edgegen.engine.attention import choose_kind
+    from edgegen.engine.operators.library import choose_kind
     from edgegen.engine.providers import choose_provider
     from edgegen.engine.runtime import onnxruntime
 
     try:
         number = onnxruntime().__version__
-        choice = choose_provider(engine.provider, attention=engine.attention)
+        choice = choose_provider(engine.provider, operators=engine.operators)
     except (ImportError, OSError) as err:
         return Check("provider", "bad", f"ONNX Runtime does not load: {err}", "pip install onnxruntime")
     except EdgegenError as err:
         return Check("provider", "bad", str(err), "set engine.provider to auto, or install what it needs")
     told = f"{choice.name}: {choice.reason} (ONNX Runtime {number})"
-    kind = choose_kind(choice.attention) if choice.attention else ""
-    return Check("provider", "ok", f"{told}; attention by {kind}" if kind else told)
+    kind = choose_kind(choice.operators) if choice.operators else ""
+    return Check("provider", "ok", f"{told}; operators of our own by {kind}" if kind else told)
 
 
 def check_daemon(node: NodeSettings) -> tuple[Check, bool]:

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ProviderError
-from .attention import own_attention
 from .compiled import CompiledCache
+from .operators.library import own_operators
 from .runtime import onnxruntime
 
 PROVIDERS = ("auto", "cpu", "openvino")
-ATTENTIONS = ("auto", "runtime")
+OPERATORS = ("auto", "runtime")
 CPUINFO = Path("/proc/cpuinfo")
 INTEL = "GenuineIntel"
 PLUGIN_MODULE = "onnxruntime_ep_openvino"
@@ -40,7 +40,7 @@ class ProviderChoice:
         make_options: threads and a folder for compiled graphs -> the plugin's options.
         version: of the plugin; what it compiled fits no other.
         compiled: where compiled graphs are kept; None: nowhere.
-        attention: library of our own attention, for the CPU provider; None: ONNX Runtime computes it.
+        operators: library of our own operators, for the CPU provider; None: ONNX Runtime's compute all.
     """
 
     name: str
@@ -49,43 +49,43 @@ class ProviderChoice:
     make_options: Callable[[int, Path | None], dict[str, str]] = lambda threads, folder: {}  # noqa: ARG005
     version: str = ""
     compiled: CompiledCache | None = None
-    attention: Path | None = None
+    operators: Path | None = None
 
 
 def choose_provider(
     wanted: str = "auto",
     cpuinfo: Path = CPUINFO,
     compiled: CompiledCache | None = None,
-    attention: str = "auto",
+    operators: str = "auto",
 ) -> ProviderChoice:
     """`auto` takes OpenVINO on an Intel chip when it is installed, else the CPU provider, and says why.
 
     Args:
         compiled: where OpenVINO may keep what it compiled; the CPU provider compiles nothing.
-        attention: `auto`: by our own operator on the CPU provider, where this processor has what it needs;
-            `runtime`: by ONNX Runtime.
+        operators: `auto`: our own take their part on the CPU provider, where this processor has what they
+            need; `runtime`: ONNX Runtime's alone.
     Raises:
         ProviderError: OpenVINO was asked for and cannot run here, or a name is unknown.
     """
-    if attention not in ATTENTIONS:
-        raise ProviderError(f"attention is {attention!r}; known are {', '.join(ATTENTIONS)}")
+    if operators not in OPERATORS:
+        raise ProviderError(f"operators is {operators!r}; known are {', '.join(OPERATORS)}")
     if wanted == "cpu":
-        return _cpu("asked for", attention)
+        return _cpu("asked for", operators)
     if wanted == "openvino":
         return _openvino("asked for", compiled)
     if wanted != "auto":
         raise ProviderError(f"provider is {wanted!r}; known are {', '.join(PROVIDERS)}")
     vendor = cpu_vendor(cpuinfo)
     if vendor != INTEL:
-        return _cpu(f"the processor is {vendor or 'not an Intel one'}; OpenVINO is for Intel's", attention)
+        return _cpu(f"the processor is {vendor or 'not an Intel one'}; OpenVINO is for Intel's", operators)
     try:
         return _openvino("an Intel processor, and OpenVINO is installed", compiled)
     except ProviderError as err:
-        return _cpu(f"an Intel processor, but {err}", attention)
+        return _cpu(f"an Intel processor, but {err}", operators)
 
 
-def _cpu(reason: str, attention: str) -> ProviderChoice:
-    return ProviderChoice("cpu", reason, attention=own_attention() if attention == "auto" else None)
+def _cpu(reason: str, operators: str) -> ProviderChoice:
+    return ProviderChoice("cpu", reason, operators=own_operators() if operators == "auto" else None)
 
 
 def cpu_vendor(cpuinfo: Path = CPUINFO) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import EngineError, OutOfMemory, ProviderError
-from .attention import MAX_BYTES, with_own_attention
 from .freememory import own_anonymous_mb
 from .graphtimes import GraphTimes
 from .memory import FULL, MemoryMode, apply_mode
+from .operators.rewriting import MAX_BYTES, with_own_operators
 from .optimised import OptimisedGraph, Shaped
 from .providers import ProviderChoice
 from .runtime import FATAL_ONLY, onnxruntime, usable_cores
@@ -165,7 +165,7 @@ def open_session(
         memory: how to spend it; only the CPU provider listens.
         compiled: folder where the provider finds and keeps what it compiled; the CPU provider needs none.
         is_float: whether the graph's layers compute in float; the sparing memory modes then copy no weights,
-            and attention is ONNX Runtime's, in float too.
+            and no operators of ours have a part in it.
         weights: values in place of those in the data file, by name; of the same types and shapes.
         edited: the graph's file as it is to be read instead; its weights lie where those of `path` do.
         kept: what an earlier load made of the graph, taken instead; if empty, to be filled. Only the CPU
@@ -177,7 +177,7 @@ def open_session(
     """
     ort = onnxruntime()
     name = name or str(path)
-    attention = None if is_float else choice.attention
+    operators = None if is_float else choice.operators
     try:
         options = session_options(ort, threads or usable_cores())
         if not choice.devices:
@@ -185,13 +185,13 @@ def open_session(
         if kept is not None and kept.model:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             edited = kept.open_to(open_to or {})
-        elif attention:
-            edited = _with_attention(path, edited)
+        elif operators:
+            edited = _rewritten(path, edited)
         if weights:
             values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(v)) for v in weights.values()]
             options.add_external_initializers(list(weights), values)
-        if attention:
-            options.register_custom_ops_library(str(attention))
+        if operators:
+            options.register_custom_ops_library(str(operators))
         if edited is not None:
             options.add_session_config_entry(WEIGHTS_FOLDER, str(path.parent.absolute()))
         graph = str(path) if edited is None else edited
@@ -214,12 +214,12 @@ def _on_cpu(ort: Any, graph: str | bytes, options: Any, kept: OptimisedGraph | N
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def _with_attention(path: Path, edited: bytes | None) -> bytes | None:
-    """The graph with our own attention; None: to be read from its file as it is."""
+def _rewritten(path: Path, edited: bytes | None) -> bytes | None:
+    """The graph with our own operators in it; None: to be read from its file as it is."""
     if edited is None and path.stat().st_size > MAX_BYTES:
         return None
     stock = path.read_bytes() if edited is None else edited
-    own = with_own_attention(stock)
+    own = with_own_operators(stock)
     return edited if own == stock else own
 
 

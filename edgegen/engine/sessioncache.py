@@ -159,7 +159,7 @@ class SessionCache:
         merged = self._merged(role, loras)
         edited = TextGraph.read(path, role).edited(edit) if edit else None
         # text encoders are fast anywhere, and their attention is causal, which ours is not made for
-        choice = choose_provider("cpu", attention="runtime") if edit else self._choice
+        choice = choose_provider("cpu", operators="runtime") if edit else self._choice
 
         def load(folder: Path | None) -> GraphSession:
             return self._open_session(role, path, choice, folder, merged, edited, kept)

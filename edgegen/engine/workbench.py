@@ -36,7 +36,7 @@ class Workbench:
         input_dir: where LoadImage finds pictures.
         lora_dir: where LoraLoader finds its files; None: a folder `loras` beside the input folder.
         embedding_dir: where prompts find embeddings; None: a folder `embeddings` beside the input folder.
-        attention: who computes it, as `choose_provider` is told.
+        operators: whose, as `choose_provider` is told.
         memory: mode, `auto` or one of `memory.MODES`; chosen for each pack when its stages are made.
     """
 
@@ -51,7 +51,7 @@ class Workbench:
         memory: str = "auto",
         lora_dir: Path | None = None,
         embedding_dir: Path | None = None,
-        attention: str = "auto",
+        operators: str = "auto",
     ):
         self.limits = limits
         self.input_dir = input_dir
@@ -61,7 +61,7 @@ class Workbench:
         self._packs, self._broken = scan_packs(self._pack_folders)
         self._checkpoints = dict(checkpoints)
         self._provider = provider
-        self._attention = attention
+        self._operators = operators
         self._threads = threads
         self._memory = memory
         self._stages: dict[str, Stages] = {}
@@ -151,7 +151,7 @@ class Workbench:
 
     def _chosen(self) -> ProviderChoice:
         if isinstance(self._provider, str):
-            self._provider = choose_provider(self._provider, attention=self._attention)
+            self._provider = choose_provider(self._provider, operators=self._operators)
         return self._provider
 
     def size_problem(self, width: int, height: int) -> str | None:

@@ -135,7 +135,7 @@ class PipelineRenderer:
         if self._pipeline is None or self._pipeline.pack != pack:
             self.unload()  # first, for two may not fit
             wanted = self._settings
-            provider = choose_provider(wanted.provider, compiled=self._compiled, attention=wanted.attention)
+            provider = choose_provider(wanted.provider, compiled=self._compiled, operators=wanted.operators)
             memory, embeddings = wanted.memory, self._embeddings
             self._pipeline = TextToImage(pack, provider, wanted.threads, False, memory, embeddings)
             choice, mode = self._pipeline.provider, self._pipeline.memory

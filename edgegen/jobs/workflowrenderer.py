@@ -48,7 +48,7 @@ def open_bench(settings: Settings, provider: str | None = None, threads: int | N
         engine.memory,
         lora_dir(settings),
         embedding_dir(settings),
-        engine.attention,
+        engine.operators,
     )
 
 

@@ -164,7 +164,7 @@ def test_the_device_draws_the_same_picture(packs: dict[str, Pack], name: str):
     """With ONNX Runtime's attention, which the quantizer judges with; ours moves 8-bit levels by chance."""
     pack = packs[name]
     request = JobRequest(id="t", prompt=PROMPT, seed=SEED)
-    with TextToImage(pack, choose_provider("cpu", attention="runtime"), 1) as engine:
+    with TextToImage(pack, choose_provider("cpu", operators="runtime"), 1) as engine:
         *_, picture = engine.generate(resolve_settings(pack, request, LimitSettings()))
     assert isinstance(picture, Picture)
     wanted = Runner.of_pack(pack, threads=1).picture(PROMPT, SEED)

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from edgegen.engine import attention, providers
-from edgegen.engine.attention import choose_kind, own_attention, with_own_attention
+from edgegen.engine import providers
+from edgegen.engine.operators import library
+from edgegen.engine.operators.library import choose_kind, own_operators
+from edgegen.engine.operators.rewriting import with_own_operators
 from edgegen.engine.providers import ProviderChoice, choose_provider
 from edgegen.engine.session import GraphSession, open_session
 from edgegen.engine.sessioncache import SessionCache
@@ -23,9 +25,9 @@ from edgegen.engine.textgraph import TextEdit
 from edgegen.errors import EngineError, ProviderError
 from edgegen.pack import Pack
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 POCKET = ROOT / "edgegen/packs/pocket"
-built = next((path for path in attention.LIBRARIES if path.is_file()), None)
+built = next((path for path in library.LIBRARIES if path.is_file()), None)
 KINDS = [kind for kind in ("avx512-vnni", "avx-vnni", "avx2") if built and choose_kind(built, kind)]
 needs_library = pytest.mark.skipif(not KINDS, reason="no compiler was there, or no AVX2 is")
 
@@ -57,7 +59,7 @@ def model_of(heads: int, width: int, inputs: int = 3, **attributes: object) -> o
 def session_of(folder: Path, heads: int, width: int, threads: int = 1, **attributes: object) -> GraphSession:
     path = folder / f"{heads}-{width}-{len(list(folder.iterdir()))}.onnx"
     onnx.save(model_of(heads, width, **attributes), path)
-    return open_session(path, ProviderChoice("cpu", "a test", attention=built), threads, "attention")
+    return open_session(path, ProviderChoice("cpu", "a test", operators=built), threads, "attention")
 
 
 def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, scale: float = 0.0) -> np.ndarray:
@@ -178,7 +180,7 @@ from pathlib import Path
 import numpy as np
 from edgegen.engine.providers import ProviderChoice
 from edgegen.engine.session import open_session
-session = open_session(Path(sys.argv[1]), ProviderChoice("cpu", "", attention=Path(sys.argv[2])), 2)
+session = open_session(Path(sys.argv[1]), ProviderChoice("cpu", "", operators=Path(sys.argv[2])), 2)
 feeds = {n: np.ones((1, tokens, 320), np.float32) for n, tokens in zip("qkv", (4096, 4096, 4096))}
 session.run({n: x[:, :64] for n, x in feeds.items()})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -191,13 +193,13 @@ STAND_IN = """
 import sys
 from pathlib import Path
 import numpy as np
-from edgegen.engine.attention import choose_kind
+from edgegen.engine.operators.library import choose_kind
 from edgegen.engine.providers import ProviderChoice
 from edgegen.engine.session import open_session
 library = Path(sys.argv[2])
 if choose_kind(library, "avx-vnni") != "avx-vnni":
     sys.exit("no VNNI here")
-session = open_session(Path(sys.argv[1]), ProviderChoice("cpu", "", attention=library), 1)
+session = open_session(Path(sys.argv[1]), ProviderChoice("cpu", "", operators=library), 1)
 with np.load(sys.argv[3]) as feeds:
     np.save(sys.argv[4], session.run(dict(feeds))["out"])
 """
@@ -207,9 +209,9 @@ with np.load(sys.argv[3]) as feeds:
 def test_what_a_chip_with_avx_vnni_would_compute(tmp_path: Path) -> None:
     """What has AVX-512's VNNI runs the same code with the same instruction, otherwise encoded."""
     files = [tmp_path / name for name in ("model.onnx", "library.so", "feeds.npz", "out.npy")]
-    source = str(ROOT / "edgegen/engine/native/attention.c")
+    sources = map(str, (ROOT / "edgegen/engine/operators/native").glob("*.c"))
     flags = ["-std=gnu11", "-O3", "-fno-math-errno", "-DSTAND_IN", "-shared", "-fPIC"]
-    subprocess.run(["gcc", *flags, source, "-o", str(files[1]), "-lm"], check=True)
+    subprocess.run(["gcc", *flags, *sources, "-o", str(files[1]), "-lm"], check=True)
     feeds = drawn((2, 70, 120), 600)
     onnx.save(model_of(3, 120), files[0])
     np.savez(files[2], **feeds)
@@ -276,36 +278,36 @@ def domains(model: bytes) -> list[str]:
 
 def test_only_plain_attention_is_turned_over() -> None:
     plain = model_of(2, 16).SerializeToString()
-    own = with_own_attention(plain)
+    own = with_own_operators(plain)
     assert domains(own) == ["edgegen"]
     assert {o.domain: o.version for o in onnx.load_from_string(own).opset_import}["edgegen"] == 1
-    assert with_own_attention(own) == own
+    assert with_own_operators(own) == own
     for other in (model_of(2, 16, unidirectional=1), model_of(2, 16, inputs=4), onnx.ModelProto()):
-        assert with_own_attention(other.SerializeToString()) == other.SerializeToString()
-    assert domains(with_own_attention(model_of(2, 16, unidirectional=0).SerializeToString())) == ["edgegen"]
+        assert with_own_operators(other.SerializeToString()) == other.SerializeToString()
+    assert domains(with_own_operators(model_of(2, 16, unidirectional=0).SerializeToString())) == ["edgegen"]
 
 
 @pytest.mark.parametrize("junk", [b"", b"MultiHeadAttention", b"\x3a\xff\x7fMultiHeadAttention"])
 def test_what_is_no_graph_stays_as_it_is(junk: bytes) -> None:
-    assert with_own_attention(junk) == junk
+    assert with_own_operators(junk) == junk
 
 
 def test_without_the_library_onnx_runtime_computes(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(attention, "LIBRARIES", [tmp_path / "_attention.so"])
-    own_attention.cache_clear()
+    monkeypatch.setattr(library, "LIBRARIES", [tmp_path / "_native.so"])
+    own_operators.cache_clear()
     try:
-        assert choose_provider("cpu").attention is None
-        (tmp_path / "_attention.so").write_bytes(b"not a library")
-        own_attention.cache_clear()
-        assert choose_provider("cpu").attention is None
+        assert choose_provider("cpu").operators is None
+        (tmp_path / "_native.so").write_bytes(b"not a library")
+        own_operators.cache_clear()
+        assert choose_provider("cpu").operators is None
     finally:
-        own_attention.cache_clear()
+        own_operators.cache_clear()
 
 
 def test_it_can_be_left_to_onnx_runtime() -> None:
-    assert choose_provider("cpu", attention="runtime").attention is None
-    with pytest.raises(ProviderError, match="attention is 'mine'; known are auto, runtime"):
-        choose_provider("cpu", attention="mine")
+    assert choose_provider("cpu", operators="runtime").operators is None
+    with pytest.raises(ProviderError, match="operators is 'mine'; known are auto, runtime"):
+        choose_provider("cpu", operators="mine")
 
 
 @needs_library
@@ -316,8 +318,8 @@ def test_a_pack_computes_alike_with_either() -> None:
     own, stock = (
         SessionCache(pack, choice, 1).get("unet")
         for choice in (
-            ProviderChoice("cpu", "", attention=built),
-            choose_provider("cpu", attention="runtime"),
+            ProviderChoice("cpu", "", operators=built),
+            choose_provider("cpu", operators="runtime"),
         )
     )
     sides = {"sample": (1, 16, 32, 32), "encoder_hidden_states": (1, 77, 1)}
@@ -339,7 +341,7 @@ def test_left_to_onnx_runtime_no_graph_registers_the_library(monkeypatch) -> Non
     def asked() -> None:
         raise AssertionError("the library is looked for")
 
-    monkeypatch.setattr(providers, "own_attention", asked)
-    cache = SessionCache(Pack.open(POCKET), choose_provider("cpu", attention="runtime"), 1)
+    monkeypatch.setattr(providers, "own_operators", asked)
+    cache = SessionCache(Pack.open(POCKET), choose_provider("cpu", operators="runtime"), 1)
     assert cache.get("text_encoder", TextEdit(hidden=1)).outputs
     assert cache.get("unet").outputs

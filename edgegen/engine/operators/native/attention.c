@@ -13,7 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kinds.h"
 #include "ort.h"
+#include "operators.h"
 
 enum {
     ROWS = 24,         /* queries that share one pass over the keys; a multiple of a tile's rows */
@@ -91,57 +93,20 @@ static inline __attribute__((target("avx2"))) int32_t total_of_8(__m256i x) {
     return _mm_cvtsi128_si32(_mm_add_epi32(y, _mm_shuffle_epi32(y, 0xb1)));
 }
 
-#ifdef STAND_IN /* AVX-512's encoding of the same instruction: so tests run this kind where AVX-VNNI is missing */
-#define ENCODING ""
-#define HAS_AVX_VNNI __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl")
-#else
-#define ENCODING "%{vex%} "
-#define HAS_AVX_VNNI __builtin_cpu_supports("avxvnni")
-#endif
-
 #define NAME(x) x##_vnni
-#include "avx2.h"
-#define DOT(sum, a, b) __asm__(ENCODING "vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b))
+#include "avx_vnni.h"
 #include "attend.h"
 #include "undefine.h"
 
 #define NAME(x) x##_avx2
 #include "avx2.h"
-#define DOT(sum, a, b) sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
 #include "attend.h"
 #include "undefine.h"
+
+static const Kind *const kinds[KINDS] = {&kind_avx512, &kind_vnni, &kind_avx2};
+#else
+static const Kind *const kinds[KINDS];
 #endif
-
-/* The kind of that name, or the best one this processor has that beats floats; NULL: none. Without VNNI integers
-   do not, so that `avx2` is taken by its name alone: it is how the code for 8 lanes is tested anywhere. */
-static const Kind *find_kind(const char *name, const char **found) {
-#if defined(__x86_64__)
-    struct { const char *name; const Kind *kind; int has, is_fast; } kinds[] = {
-        {"avx512-vnni", &kind_avx512,
-         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw")
-             && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"), 1},
-        {"avx-vnni", &kind_vnni, HAS_AVX_VNNI && __builtin_cpu_supports("fma"), 1},
-        {"avx2", &kind_avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), 0},
-    };
-    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++)
-        if (kinds[k].has && (*name ? !strcmp(name, kinds[k].name) : kinds[k].is_fast))
-            return *found = kinds[k].name, kinds[k].kind;
-#endif
-    (void)name;
-    *found = "";
-    return NULL;
-}
-
-static const Kind *chosen;
-
-/* Choose the kind of that name, or the best for "". Returns the name of the one chosen; "" : there is none,
-   and nothing has changed. To be called before a session is made. */
-const char *edgegen_attention_choose(const char *name) {
-    const char *found;
-    const Kind *kind = find_kind(name, &found);
-    if (kind) chosen = kind;
-    return found;
-}
 
 /* One call's work, cut into pieces that any thread may take. */
 typedef struct Work {
@@ -247,23 +212,6 @@ typedef struct Kernel {
     float scale; /* 0: 1 / sqrt(depth) */
 } Kernel;
 
-static Status *refuse(OrtApi api, const char *why) { return ort_create_status(api)(ORT_INVALID_ARGUMENT, why); }
-
-/* The data and the three sides of an input. */
-static Status *read_input(OrtApi api, const Context *context, size_t index, const float **data, int64_t sides[3]) {
-    const Value *value;
-    Shape *shape;
-    size_t rank = 0;
-    Status *status = ort_input(api)(context, index, &value);
-    if (status || (status = ort_data(api)((Value *)value, (void **)data))) return status;
-    if ((status = ort_shape(api)(value, &shape))) return status;
-    if (!(status = ort_rank(api)(shape, &rank)))
-        status = rank == 3 ? ort_sides(api)(shape, sides, 3)
-                           : refuse(api, "attention: queries, keys and values must have rank 3");
-    ort_release_shape(api)(shape);
-    return status;
-}
-
 static Status *measure_call(const Kernel *kernel, const int64_t q[3], const int64_t k[3], const int64_t v[3], Sizes *s) {
     if (memcmp(k, v, sizeof(int64_t) * 3) || q[0] != k[0] || q[2] != k[2])
         return refuse(kernel->api, "attention: the shapes of queries, keys and values do not fit together");
@@ -288,9 +236,10 @@ static Status *compute(void *given, Context *context) {
     Work work = {.sizes = &sizes, .kind = kernel->kind};
     int64_t q[3], k[3], v[3];
     Value *out;
-    Status *status = read_input(api, context, 0, &work.queries, q);
-    if (!status) status = read_input(api, context, 1, &work.keys, k);
-    if (!status) status = read_input(api, context, 2, &work.values, v);
+    const char *rank = "attention: queries, keys and values must have rank 3";
+    Status *status = read_input(api, context, 0, &work.queries, q, 3, rank);
+    if (!status) status = read_input(api, context, 1, &work.keys, k, 3, rank);
+    if (!status) status = read_input(api, context, 2, &work.values, v, 3, rank);
     if (!status) status = measure_call(kernel, q, k, v, &sizes);
     if (!status) status = ort_output(api)(context, 0, q, 3, &out);
     if (!status) status = ort_data(api)(out, (void **)&work.out);
@@ -300,7 +249,7 @@ static Status *compute(void *given, Context *context) {
 
 static Status *create(const CustomOp *op, OrtApi api, const KernelInfo *info, void **out) {
     (void)op;
-    Kernel made = {.api = api, .kind = chosen};
+    Kernel made = {.api = api, .kind = kinds[chosen_kind]};
     Status *status = ort_attribute_int(api)(info, "num_heads", &made.heads);
     if (status) return status;
     if (made.heads < 1 || made.heads > INT32_MAX) return refuse(api, "attention: num_heads must be 1 or more");
@@ -318,33 +267,11 @@ static Status *create(const CustomOp *op, OrtApi api, const KernelInfo *info, vo
 }
 
 static const char *name(const CustomOp *op) { return (void)op, "MultiHeadAttention"; }
-static const char *provider(const CustomOp *op) { return (void)op, NULL; }
 static int float_type(const CustomOp *op, size_t index) { return (void)op, (void)index, ORT_FLOAT; }
-static int required(const CustomOp *op, size_t index) { return (void)op, (void)index, 0; }
 static size_t three(const CustomOp *op) { return (void)op, (size_t)3; }
-static size_t one(const CustomOp *op) { return (void)op, (size_t)1; }
-static int first_version(const CustomOp *op) { return (void)op, 1; }
 
-static const CustomOp operation = {
-    .version = ORT_VERSION, .get_name = name, .get_provider = provider,
-    .get_input_type = float_type, .get_input_count = three,
-    .get_output_type = float_type, .get_output_count = one,
-    .get_input_characteristic = required, .get_output_characteristic = required, .get_input_memory = required,
+const CustomOp attention_operator = {
+    OPERATOR_DEFAULTS, .get_name = name,
+    .get_input_type = float_type, .get_input_count = three, .get_output_type = float_type,
     .create_kernel_v2 = create, .compute_v2 = compute, .destroy = free,
-    .get_start_version = first_version, .get_end_version = first_version,
 };
-
-/* ONNX Runtime calls this, by its name, for every session that registers the library. */
-Status *RegisterCustomOps(Options *options, const OrtApiBase *base) {
-    static Domain *domain;
-    OrtApi api = base->get_api(ORT_VERSION);
-    const char *found;
-    if (!chosen) chosen = find_kind("", &found);
-    if (!chosen) return refuse(api, "attention: this processor has none of the instructions it is made for");
-    Status *status = NULL;
-    if (!domain) {
-        status = ort_create_domain(api)("edgegen", &domain);
-        if (!status) status = ort_domain_add(api)(domain, &operation);
-    }
-    return status ? status : ort_add_domain(api)(options, domain);
-}

@@ -1,4 +1,4 @@
-/* AVX2 with FMA: 8 lanes. DOT is two instructions, one where the processor has AVX-VNNI. */
+/* AVX2 with FMA: 8 lanes. What sums products is for avx2.h and avx_vnni.h to say. */
 #define TARGET __attribute__((target("avx2,fma")))
 #define V __m256i
 #define F __m256

@@ -1,0 +1,42 @@
+"""Graphs with our operators in them.
+
+Packs are stored without, so that they run anywhere: graphs are changed when they are loaded. Float graphs
+keep ONNX Runtime's operators."""
+
+from __future__ import annotations
+
+from ..protobuf import Field, message, read_message, text, whole, write_message
+from .attention import OPERATOR as ATTENTION
+from .attention import take_attention
+from .graph import DOMAIN, Graph
+
+MAX_BYTES = 64 * 10**6  # a larger file has its weights inside, and a copy of it would cost too much
+RULES = (take_attention,)
+MARKS = (ATTENTION.encode(),)  # without any of these no rule finds anything
+# numbers of fields in onnx.proto
+_GRAPH, _OPERATOR_SET, _SET_DOMAIN, _SET_VERSION = 7, 8, 1, 2
+
+
+def with_own_operators(model: bytes) -> bytes:
+    """An ONNX file's bytes with all that our operators can compute turned over to them; the same bytes when
+    there is nothing, or they are no ONNX."""
+    if not any(mark in model for mark in MARKS):
+        return model
+    try:
+        fields = read_message(model)
+        changed = [_changed(field) if field.number == _GRAPH else field for field in fields]
+    except ValueError:
+        return model  # ONNX Runtime says what is wrong with it
+    if changed == fields:
+        return model
+    imported = message(_OPERATOR_SET, [text(_SET_DOMAIN, DOMAIN), whole(_SET_VERSION, 1)])
+    return write_message([*changed, imported])
+
+
+def _changed(field: Field) -> Field:
+    if not isinstance(field.value, bytes):
+        raise ValueError("a graph is a message")
+    graph = Graph(field.value)
+    for rule in RULES:
+        rule(graph)
+    return Field(field.number, graph.written()) if graph.is_changed else field
