@@ -219,7 +219,7 @@ def _rewritten(path: Path, edited: bytes | None) -> bytes | None:
     if edited is None and path.stat().st_size > MAX_BYTES:
         return None
     stock = path.read_bytes() if edited is None else edited
-    own = with_own_operators(stock)
+    own = with_own_operators(stock, path.parent)
     return edited if own == stock else own
 
 

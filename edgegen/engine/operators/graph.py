@@ -7,17 +7,19 @@ import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..protobuf import FIXED32, Field, message, messages_of, read_message, text, texts_of, write_message
 
 STOCK_DOMAIN, DOMAIN = "com.microsoft", "edgegen"
-UINT8, INT8, INT32 = 2, 3, 6  # types of elements in onnx.proto
+UINT8, INT8, INT32, INT64 = 2, 3, 6, 7  # types of elements in onnx.proto
 # numbers of fields there
 _NODE, _INITIALIZER, _OUTPUT, _OUTPUT_NAME = 1, 5, 12, 1
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT = 1, 2, 3
 WITH_GRAPHS_INSIDE = {"If", "Loop", "Scan", "SequenceMap"}  # those take values without saying so
-_SIDES, _TYPE, _FLOATS, _TENSOR_NAME, _RAW = 1, 2, 4, 8, 9
+_SIDES, _TYPE, _FLOATS, _TENSOR_NAME, _RAW, _EXTERNAL, _KEY, _VALUE = 1, 2, 4, 8, 9, 13, 1, 2
+MAX_READ = 1 << 20  # bytes of one constant, out of a data file
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,25 +57,39 @@ def read_node(field: Field) -> Node:
     return Node(operator, domain, inputs, outputs, field)
 
 
-def make_node(operator: str, inputs: Sequence[str], outputs: Sequence[str]) -> Node:
-    """A node of ours, named by what it makes."""
+def make_node(operator: str, inputs: Sequence[str], outputs: Sequence[str], domain: str = DOMAIN) -> Node:
+    """A new node, named by what it makes."""
     fields = [text(_NODE_INPUT, name) for name in inputs] + [text(_NODE_OUTPUT, name) for name in outputs]
     fields += [text(_NODE_NAME, f"{outputs[0]} by edgegen"), text(_NODE_OPERATOR, operator)]
-    return read_node(message(_NODE, [*fields, text(_NODE_DOMAIN, DOMAIN)]))
+    return read_node(message(_NODE, [*fields, text(_NODE_DOMAIN, domain)]))
 
 
 class Tensor:
-    """A constant of the graph: what it is, and its values where they are not in a data file."""
+    """A constant of the graph: what it is, and its values where they are few.
 
-    def __init__(self, data: bytes):
+    Args:
+        data: as it is written in the graph. folder: where data files are.
+    """
+
+    def __init__(self, data: bytes, folder: Path):
         self._fields = read_message(data)
+        self._folder = folder
         self.sides = [field.value for field in self._fields if field.number == _SIDES and field.wire == 0]
         self.type = next((field.value for field in self._fields if field.number == _TYPE), 0)
 
     @property
     def raw(self) -> bytes | None:
-        """None: elsewhere, or written otherwise."""
-        return next(iter(messages_of(self._fields, _RAW)), None)
+        """Its bytes; None: they are too many, or cannot be read."""
+        where = {}
+        for entry in map(read_message, messages_of(self._fields, _EXTERNAL)):
+            where[texts_of(entry, _KEY)[0]] = texts_of(entry, _VALUE)[0]
+        return _read(self._folder, where) if where else next(iter(messages_of(self._fields, _RAW)), None)
+
+    @property
+    def whole_numbers(self) -> tuple[int, ...]:
+        """The int64 numbers it is; none: it is something else."""
+        raw = self.raw if self.type == INT64 else None
+        return struct.unpack(f"<{len(raw) // 8}q", raw) if raw and len(raw) % 8 == 0 else ()
 
     @property
     def scalar(self) -> float | None:
@@ -87,9 +103,14 @@ class Tensor:
 class Graph:
     """The fields of a graph, its nodes in order, and what connects them.
 
-    Raises ValueError: it is none."""
+    Args:
+        data: an ONNX graph. folder: where its data files are.
+    Raises:
+        ValueError: it is none.
+    """
 
-    def __init__(self, data: bytes):
+    def __init__(self, data: bytes, folder: Path):
+        self._folder = folder
         self._fields = read_message(data)
         self.nodes = [read_node(field) for field in self._fields if field.number == _NODE]
         self._makers = {name: node for node in self.nodes for name in node.outputs}
@@ -116,15 +137,19 @@ class Graph:
     def maker(self, name: str) -> Node | None:
         return self._makers.get(name)
 
+    def takers(self, name: str) -> list[Node]:
+        """The nodes that take this value; none when it is a result of the graph, or others may, too."""
+        is_open = name in self._results or not self._is_flat
+        return [] if is_open else self._takers.get(name, [])
+
     def only_taker(self, name: str) -> Node | None:
         """The node that takes this value, if it is the only one and the value is no result of the graph."""
-        takers = self._takers.get(name, [])
-        is_only = len(takers) == 1 and name not in self._results and self._is_flat
-        return takers[0] if is_only else None
+        takers = self.takers(name)
+        return takers[0] if len(takers) == 1 else None
 
     def tensor(self, name: str) -> Tensor | None:
         data = self._tensors.get(name)
-        return None if data is None else Tensor(data)
+        return None if data is None else Tensor(data, self._folder)
 
     def replace(self, old: Node, new: Node) -> None:
         """Have the new node make what the old one does."""
@@ -149,6 +174,19 @@ class Graph:
                 wanted.update(node.inputs)
                 live.append(node)
         return live[::-1]
+
+
+def _read(folder: Path, where: Mapping[str, str]) -> bytes | None:
+    """A part of a data file, which must be one of the folder itself."""
+    name, length = where.get("location", ""), int(where.get("length", "0"))
+    if not name or Path(name).name != name or not 0 < length <= MAX_READ:
+        return None
+    try:
+        with (folder / name).open("rb") as file:
+            file.seek(int(where.get("offset", "0")))
+            return file.read(length)
+    except OSError:
+        return None
 
 
 def _fields(field: Field) -> list[Field]:

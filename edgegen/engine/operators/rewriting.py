@@ -5,27 +5,34 @@ keep ONNX Runtime's operators."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..protobuf import Field, message, read_message, text, whole, write_message
 from .attention import OPERATOR as ATTENTION
 from .attention import take_attention
+from .geglu import GATE, take_geglu
 from .graph import DOMAIN, Graph
 
 MAX_BYTES = 64 * 10**6  # a larger file has its weights inside, and a copy of it would cost too much
-RULES = (take_attention,)
-MARKS = (ATTENTION.encode(),)  # without any of these no rule finds anything
+RULES = (take_attention, take_geglu)
+MARKS = (ATTENTION.encode(), GATE.encode())  # without any of these no rule finds anything
 # numbers of fields in onnx.proto
 _GRAPH, _OPERATOR_SET, _SET_DOMAIN, _SET_VERSION = 7, 8, 1, 2
 
 
-def with_own_operators(model: bytes) -> bytes:
+def with_own_operators(model: bytes, folder: Path) -> bytes:
     """An ONNX file's bytes with all that our operators can compute turned over to them; the same bytes when
-    there is nothing, or they are no ONNX."""
+    there is nothing, or they are no ONNX.
+
+    Args:
+        folder: where its data files are.
+    """
     if not any(mark in model for mark in MARKS):
         return model
     try:
         fields = read_message(model)
-        changed = [_changed(field) if field.number == _GRAPH else field for field in fields]
-    except ValueError:
+        changed = [_changed(field, folder) if field.number == _GRAPH else field for field in fields]
+    except (ValueError, IndexError):
         return model  # ONNX Runtime says what is wrong with it
     if changed == fields:
         return model
@@ -33,10 +40,10 @@ def with_own_operators(model: bytes) -> bytes:
     return write_message([*changed, imported])
 
 
-def _changed(field: Field) -> Field:
+def _changed(field: Field, folder: Path) -> Field:
     if not isinstance(field.value, bytes):
         raise ValueError("a graph is a message")
-    graph = Graph(field.value)
+    graph = Graph(field.value, folder)
     for rule in RULES:
         rule(graph)
     return Field(field.number, graph.written()) if graph.is_changed else field

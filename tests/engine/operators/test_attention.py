@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,33 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from edgegen.engine import providers
-from edgegen.engine.operators import library
-from edgegen.engine.operators.library import choose_kind, own_operators
 from edgegen.engine.operators.rewriting import with_own_operators
 from edgegen.engine.providers import ProviderChoice, choose_provider
 from edgegen.engine.session import GraphSession, open_session
 from edgegen.engine.sessioncache import SessionCache
-from edgegen.engine.textgraph import TextEdit
-from edgegen.errors import EngineError, ProviderError
+from edgegen.errors import EngineError
 from edgegen.pack import Pack
 
-ROOT = Path(__file__).parents[3]
-POCKET = ROOT / "edgegen/packs/pocket"
-built = next((path for path in library.LIBRARIES if path.is_file()), None)
-KINDS = [kind for kind in ("avx512-vnni", "avx-vnni", "avx2") if built and choose_kind(built, kind)]
-needs_library = pytest.mark.skipif(not KINDS, reason="no compiler was there, or no AVX2 is")
-
-
-@pytest.fixture(autouse=True)
-def best_kind() -> None:
-    if built and KINDS:
-        choose_kind(built, KINDS[0])
-
-
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="no compiler")
-def test_it_is_built_where_a_compiler_is() -> None:
-    assert built is not None
+from .conftest import POCKET, ROOT, StandIn, built, needs_library
 
 
 def model_of(heads: int, width: int, inputs: int = 3, **attributes: object) -> onnx.ModelProto:
@@ -80,13 +60,6 @@ def drawn(shape: tuple[int, int, int], keys: int, seed: int = 0) -> dict[str, np
 
 def relative_error(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.sqrt(((got - want) ** 2).mean() / (want**2).mean()))
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    assert built is not None
-    assert choose_kind(built, request.param) == request.param
-    return str(request.param)
 
 
 @needs_library
@@ -189,38 +162,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-STAND_IN = """
-import sys
-from pathlib import Path
-import numpy as np
-from edgegen.engine.operators.library import choose_kind
-from edgegen.engine.providers import ProviderChoice
-from edgegen.engine.session import open_session
-library = Path(sys.argv[2])
-if choose_kind(library, "avx-vnni") != "avx-vnni":
-    sys.exit("no VNNI here")
-session = open_session(Path(sys.argv[1]), ProviderChoice("cpu", "", operators=library), 1)
-with np.load(sys.argv[3]) as feeds:
-    np.save(sys.argv[4], session.run(dict(feeds))["out"])
-"""
-
-
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="no compiler")
-def test_what_a_chip_with_avx_vnni_would_compute(tmp_path: Path) -> None:
-    """What has AVX-512's VNNI runs the same code with the same instruction, otherwise encoded."""
-    files = [tmp_path / name for name in ("model.onnx", "library.so", "feeds.npz", "out.npy")]
-    sources = map(str, (ROOT / "edgegen/engine/operators/native").glob("*.c"))
-    flags = ["-std=gnu11", "-O3", "-fno-math-errno", "-DSTAND_IN", "-shared", "-fPIC"]
-    subprocess.run(["gcc", *flags, *sources, "-o", str(files[1]), "-lm"], check=True)
+def test_what_a_chip_with_avx_vnni_would_compute(stand_in: StandIn) -> None:
     feeds = drawn((2, 70, 120), 600)
-    onnx.save(model_of(3, 120), files[0])
-    np.savez(files[2], **feeds)
-    command = [sys.executable, "-c", STAND_IN, *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    if "no VNNI here" in done.stderr:
-        pytest.skip("no VNNI here")
-    assert done.returncode == 0, done.stderr
-    assert relative_error(np.load(files[3]), reference(**feeds, heads=3)) < 2.5e-3
+    out = stand_in(model_of(3, 120), feeds)
+    assert relative_error(out, reference(**feeds, heads=3)) < 2.5e-3
 
 
 @needs_library
@@ -278,36 +223,19 @@ def domains(model: bytes) -> list[str]:
 
 def test_only_plain_attention_is_turned_over() -> None:
     plain = model_of(2, 16).SerializeToString()
-    own = with_own_operators(plain)
+    own = with_own_operators(plain, Path())
     assert domains(own) == ["edgegen"]
     assert {o.domain: o.version for o in onnx.load_from_string(own).opset_import}["edgegen"] == 1
-    assert with_own_operators(own) == own
+    assert with_own_operators(own, Path()) == own
     for other in (model_of(2, 16, unidirectional=1), model_of(2, 16, inputs=4), onnx.ModelProto()):
-        assert with_own_operators(other.SerializeToString()) == other.SerializeToString()
-    assert domains(with_own_operators(model_of(2, 16, unidirectional=0).SerializeToString())) == ["edgegen"]
+        assert with_own_operators(other.SerializeToString(), Path()) == other.SerializeToString()
+    plain = model_of(2, 16, unidirectional=0).SerializeToString()
+    assert domains(with_own_operators(plain, Path())) == ["edgegen"]
 
 
 @pytest.mark.parametrize("junk", [b"", b"MultiHeadAttention", b"\x3a\xff\x7fMultiHeadAttention"])
 def test_what_is_no_graph_stays_as_it_is(junk: bytes) -> None:
-    assert with_own_operators(junk) == junk
-
-
-def test_without_the_library_onnx_runtime_computes(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(library, "LIBRARIES", [tmp_path / "_native.so"])
-    own_operators.cache_clear()
-    try:
-        assert choose_provider("cpu").operators is None
-        (tmp_path / "_native.so").write_bytes(b"not a library")
-        own_operators.cache_clear()
-        assert choose_provider("cpu").operators is None
-    finally:
-        own_operators.cache_clear()
-
-
-def test_it_can_be_left_to_onnx_runtime() -> None:
-    assert choose_provider("cpu", operators="runtime").operators is None
-    with pytest.raises(ProviderError, match="operators is 'mine'; known are auto, runtime"):
-        choose_provider("cpu", operators="mine")
+    assert with_own_operators(junk, Path()) == junk
 
 
 @needs_library
@@ -333,15 +261,3 @@ def test_a_pack_computes_alike_with_either() -> None:
     nearly = feeds | {"sample": feeds["sample"] * moved.astype(np.float32)}
     floor = relative_error(stock.run(nearly)["out_sample"], theirs)
     assert 0 < relative_error(ours, theirs) < 1.2 * floor
-
-
-def test_left_to_onnx_runtime_no_graph_registers_the_library(monkeypatch) -> None:
-    """Not even a text encoder that was changed, which has a provider of its own."""
-
-    def asked() -> None:
-        raise AssertionError("the library is looked for")
-
-    monkeypatch.setattr(providers, "own_operators", asked)
-    cache = SessionCache(Pack.open(POCKET), choose_provider("cpu", operators="runtime"), 1)
-    assert cache.get("text_encoder", TextEdit(hidden=1)).outputs
-    assert cache.get("unet").outputs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +15,7 @@ from edgegen.engine.operators.graph import DOMAIN, INT8, Graph, make_node
 def graph_of(nodes: list[onnx.NodeProto], *tensors: onnx.TensorProto) -> Graph:
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
     made = helper.make_graph(nodes, "g", values[:1], values[1:], list(tensors))
-    return Graph(made.SerializeToString())
+    return Graph(made.SerializeToString(), Path())
 
 
 def chain() -> list[onnx.NodeProto]:
@@ -70,4 +72,4 @@ def test_constants() -> None:
 @pytest.mark.parametrize("junk", [b"\x0a\xff\x7f", b"\x0a\x05\x22\x09ab"])
 def test_what_is_no_graph_is_an_error(junk: bytes) -> None:
     with pytest.raises(ValueError):
-        Graph(junk)
+        Graph(junk, Path())

@@ -6,47 +6,22 @@
      values  w[group of 2 LANES keys][LANES][width]          pairs (i, i + LANES) along the keys of a group
      scores  int32[ROWS][SPAN], and in its place the weights, w[ROWS][.. of SPAN], paired as the values are */
 
-#define FN static TARGET
-#define INLINE static inline __attribute__((always_inline)) TARGET
+#include "tile.h"
 #define BLOCK (COLUMNS * LANES)
 #define GROUP (2 * LANES)
 
-/* One tile: sum[r][c] = the dot products of row r of `x`, `steps` words, and column c of `w`. A tile is a
-   function of its own, so that all its sums stay in registers. */
-#define EACH_ROW(DO, c) DO(0, c) DO(1, c) DO(2, c) DO(3, c) DO(4, c) DO(5, c)
-#define TILE_ROWS 6
-#define COLUMNS_1(DO) EACH_ROW(DO, 0)
-#define COLUMNS_2(DO) COLUMNS_1(DO) EACH_ROW(DO, 1)
-#define COLUMNS_3(DO) COLUMNS_2(DO) EACH_ROW(DO, 2)
-#define COLUMNS_4(DO) COLUMNS_3(DO) EACH_ROW(DO, 3)
-#define LOADS_1 LOAD_COLUMN(0)
-#define LOADS_2 LOADS_1 LOAD_COLUMN(1)
-#define LOADS_3 LOADS_2 LOAD_COLUMN(2)
-#define LOADS_4 LOADS_3 LOAD_COLUMN(3)
-#define CLEAR(r, c) V sum##r##c = ZERO;
-#define LOAD_COLUMN(c) V w##c = LOAD(w + (size_t)i * w_step + (c) * LANES);
-#define LOAD_ROW(r, c) V x##r = SET(x[(r) * x_step + i]);
-#define PRODUCT(r, c) DOT(sum##r##c, w##c, x##r);
-#define KEEP(r, c) STORE(out + (r) * out_step + (c) * LANES, sum##r##c);
-#define ADD_TO(r, c) \
-    STORE_F(out + (r) * out_step + (c) * LANES, \
-            ADD_F(LOAD_F(out + (r) * out_step + (c) * LANES), TO_FLOAT(sum##r##c)));
-#define TILE(name, columns, OUT, type) \
-    FN __attribute__((noinline)) void NAME(name##columns)( \
-        const int32_t *x, int x_step, const int32_t *w, int w_step, int steps, type *out, int out_step) { \
-        COLUMNS_##columns(CLEAR) \
-        for (int i = 0; i < steps; i++) { LOADS_##columns EACH_ROW(LOAD_ROW, 0) COLUMNS_##columns(PRODUCT) } \
-        COLUMNS_##columns(OUT) \
-    }
-TILE(scores, 1, KEEP, int32_t)
-TILE(scores, 2, KEEP, int32_t)
-TILE(values, 1, ADD_TO, float)
-TILE(values, 2, ADD_TO, float)
+#define LOAD_AND_ADD(r, c) ADD_F(LOAD_F(out + (r) * out_step + (c) * LANES), TO_FLOAT(sum##r##c))
+#define PAIRS(r, c) DOT(sum##r##c, w##c, x##r);
+#define ADD_TO(r, c) STORE_F(out + (r) * out_step + (c) * LANES, LOAD_AND_ADD(r, c));
+TILE(scores, 1, PAIRS, KEEP, int32_t)
+TILE(scores, 2, PAIRS, KEEP, int32_t)
+TILE(values, 1, PAIRS, ADD_TO, float)
+TILE(values, 2, PAIRS, ADD_TO, float)
 #if COLUMNS == 4
-TILE(scores, 3, KEEP, int32_t)
-TILE(scores, 4, KEEP, int32_t)
-TILE(values, 3, ADD_TO, float)
-TILE(values, 4, ADD_TO, float)
+TILE(scores, 3, PAIRS, KEEP, int32_t)
+TILE(scores, 4, PAIRS, KEEP, int32_t)
+TILE(values, 3, PAIRS, ADD_TO, float)
+TILE(values, 4, PAIRS, ADD_TO, float)
 #define ANY_TILE(name, columns, ...) \
     switch (columns) { \
         case 1: NAME(name##1)(__VA_ARGS__); break; \
@@ -59,6 +34,8 @@ TILE(values, 4, ADD_TO, float)
     if ((columns) == 1) NAME(name##1)(__VA_ARGS__); \
     else NAME(name##2)(__VA_ARGS__);
 #endif
+
+#include "power.h"
 
 /* `count` floats, at most LANES, times `scale`, as integers; the lanes behind them are 0. */
 INLINE V NAME(quantized)(const float *from, int count, F scale) {
@@ -122,16 +99,6 @@ FN void NAME(pack)(const Sizes *s, const float *keys, const float *values, Head 
                 V high = i + LANES < end ? NAME(quantized)(from + (size_t)LANES * s->stride, rest, inverse) : ZERO;
                 STORE(head->values + (size_t)(t / 2 + i - t) * s->width + j, NAME(paired)(low, high));
             }
-}
-
-/* 2^x to 3e-6 of it: x's nearest whole number apart, the rest by a polynomial fitted to [-1/2, 1/2]. */
-INLINE F NAME(power_of_2)(F x) {
-    F whole = NEAREST(x), part = SUB_F(x, whole), y = SET_F(0.009570086f);
-    y = FMA(y, part, SET_F(0.05591786f));
-    y = FMA(y, part, SET_F(0.24024746f));
-    y = FMA(y, part, SET_F(0.6931218f));
-    y = FMA(y, part, SET_F(0.9999993f));
-    return POWER(y, whole);
 }
 
 /* One row's scores become its weights, 2^(WEIGHT_BITS + scale * (score - top)) of each; returns their sum.

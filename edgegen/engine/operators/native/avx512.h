@@ -1,4 +1,5 @@
-/* AVX-512 with VNNI (Ice Lake, Zen 4 and later): 16 lanes, products of 16-bit pairs summed in one instruction. */
+/* AVX-512 with VNNI (Ice Lake, Zen 4 and later): 16 lanes; products of pairs of 16-bit integers, or of four bytes,
+   unsigned by signed, are summed in one instruction. */
 #define TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
 #define V __m512i
 #define F __m512
@@ -11,6 +12,7 @@
 #define LOAD_F(p) _mm512_loadu_ps(p)
 #define LOAD_PART(p, n) _mm512_maskz_loadu_ps((__mmask16)((1u << (n)) - 1), p)
 #define STORE(p, x) _mm512_storeu_si512(p, x)
+#define STORE_BYTES(p, x) _mm_storeu_si128((__m128i *)(p), _mm512_cvtepi32_epi8(x))
 #define STORE_F(p, x) _mm512_storeu_ps(p, x)
 #define STORE_PART(p, n, x) _mm512_mask_storeu_ps(p, (__mmask16)((1u << (n)) - 1), x)
 #define BITS(x) _mm512_castps_si512(x)
@@ -20,11 +22,16 @@
 #define AND(a, b) _mm512_and_si512(a, b)
 #define OR(a, b) _mm512_or_si512(a, b)
 #define SHIFT(x, n) _mm512_slli_epi32(x, n)
+#define ADD(a, b) _mm512_add_epi32(a, b)
+#define SUB(a, b) _mm512_sub_epi32(a, b)
+#define MUL(a, b) _mm512_mullo_epi32(a, b)
 #define ADD_F(a, b) _mm512_add_ps(a, b)
 #define MUL_F(a, b) _mm512_mul_ps(a, b)
 #define FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define MAX(a, b) _mm512_max_epi32(a, b)
 #define MAX_F(a, b) _mm512_max_ps(a, b)
+#define MIN_F(a, b) _mm512_min_ps(a, b)
+#define DIV_F(a, b) _mm512_div_ps(a, b)
 #define LARGEST(x) _mm512_reduce_max_epi32(x)
 #define TOTAL(x) _mm512_reduce_add_epi32(x)
 #define NEAREST(x) _mm512_roundscale_ps(x, 8)
@@ -32,3 +39,4 @@
 #define POWER(mantissa, exponent) _mm512_scalef_ps(mantissa, exponent)
 /* the intrinsic makes GCC 12 spill a tile's accumulators at every step */
 #define DOT(sum, a, b) __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b))
+#define DOT_BYTES(sum, a, b) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b))

@@ -13,6 +13,7 @@ Status *RegisterCustomOps(Options *options, const OrtApiBase *base) {
     if (!domain) {
         status = ort_create_domain(api)("edgegen", &domain);
         if (!status) status = ort_domain_add(api)(domain, &attention_operator);
+        if (!status) status = ort_domain_add(api)(domain, &geglu_operator);
     }
     return status ? status : ort_add_domain(api)(options, domain);
 }

@@ -4,7 +4,7 @@
 
 #include "ort.h"
 
-extern const CustomOp attention_operator;
+extern const CustomOp attention_operator, geglu_operator;
 
 static inline Status *refuse(OrtApi api, const char *why) { return ort_create_status(api)(ORT_INVALID_ARGUMENT, why); }
 

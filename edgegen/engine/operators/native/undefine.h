@@ -1,4 +1,4 @@
-/* After one kind's attend.h: nothing of it is left for the next. */
+/* After the code of one kind: nothing of it is left for the next. */
 #undef NAME
 #undef TARGET
 #undef V
@@ -13,6 +13,7 @@
 #undef FIRST
 #undef LOAD_PART
 #undef STORE
+#undef STORE_BYTES
 #undef STORE_F
 #undef STORE_PART
 #undef BITS
@@ -22,17 +23,25 @@
 #undef AND
 #undef OR
 #undef SHIFT
+#undef ADD
+#undef SUB
+#undef MUL
 #undef ADD_F
 #undef SUB_F
 #undef MUL_F
 #undef FMA
 #undef MAX
 #undef MAX_F
+#undef MIN_F
+#undef DIV_F
 #undef LARGEST
 #undef TOTAL
 #undef NEAREST
 #undef POWER
 #undef DOT
+#undef DOT_BYTES
+#undef EVEN
+#undef ODD
 #undef FN
 #undef INLINE
 #undef BLOCK
@@ -50,7 +59,11 @@
 #undef CLEAR
 #undef LOAD_COLUMN
 #undef LOAD_ROW
-#undef PRODUCT
+#undef PAIRS
+#undef LOAD_AND_ADD
+#undef BYTES
+#undef WIDE
+#undef PRODUCTS
 #undef KEEP
 #undef ADD_TO
 #undef TILE
