@@ -23,6 +23,8 @@ import ctypes
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .arena import share_arena, shrink_arena
+
 SMALL_GRAPH = 8 * 10**6  # bytes of all its files
 MMAP_THRESHOLD = 256 * 1024  # bytes; a tensor this big is a mapping of its own, and gone once freed
 # mallopt(3), the values of glibc's malloc.h
@@ -35,7 +37,7 @@ class MemoryMode:
 
     Attributes:
         prepacks: kernels keep a copy of the weights in their own layout.
-        uses_arena: freed memory stays with ONNX Runtime.
+        uses_arena: freed memory stays with ONNX Runtime, for any graph to take.
         plans_buffers: tensors share buffers that live as long as the longest of them.
         keeps_graphs: graphs stay loaded beside each other; else one stage frees the one before.
         decodes_in_tiles: a decoder that is not cut never sees the whole picture.
@@ -71,6 +73,8 @@ def apply_mode(options: Any, mode: MemoryMode, is_float: bool = False) -> None:
         if is_float:
             leave_weights_as_stored(options)
     options.enable_cpu_mem_arena = mode.uses_arena
+    if mode.uses_arena:
+        share_arena(options)
     options.enable_mem_pattern = mode.plans_buffers
     options.enable_mem_reuse = mode.plans_buffers
     if not mode.keeps_graphs:
@@ -104,8 +108,10 @@ def tune_malloc() -> bool:
     return all(accepted)
 
 
-def trim_malloc() -> None:
-    """Give free memory inside malloc's heaps back, where the libc can (glibc's malloc_trim)."""
+def give_back() -> None:
+    """Give free memory back to the system: the arena's, and inside malloc's heaps where the libc can (glibc's
+    malloc_trim)."""
+    shrink_arena()
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):

@@ -16,7 +16,7 @@ from .graphtimes import GraphTimes
 from .keptgraphs import KeptGraphs
 from .lora.merge import LoraSet, Merged
 from .lora.table import Stored
-from .memory import FULL, MemoryMode, trim_malloc
+from .memory import FULL, MemoryMode, give_back
 from .optimised import OptimisedGraph
 from .providers import ProviderChoice, choose_provider
 from .session import GraphSession, log_cost, open_session
@@ -97,7 +97,7 @@ class SessionCache:
         if session is not None and old is not None and old[1] == edit and self._is_open(role, session, loras):
             del self._open[role]  # should the merge fail, it is neither the one nor the other
             session.hold({})
-            trim_malloc()  # the merge takes as much again
+            give_back()  # the merge takes as much again
             session.hold(self._merged(role, loras).read)
         else:
             self.release(role)  # before the merge takes as much again
@@ -124,7 +124,7 @@ class SessionCache:
         for session in freed:
             session.close()
         if freed:
-            trim_malloc()
+            give_back()
 
     def _load(self, role: str, loras: Loras, edit: TextEdit) -> GraphSession:
         began = time.monotonic()
@@ -138,6 +138,7 @@ class SessionCache:
             session = self._load_merged(role, path, kept, loras, edit)
         if role != DECODER:
             session.times = self.times
+        give_back()  # what loading took beside the weights
         log_cost(f"graph {role} loaded", began)
         return session
 
@@ -170,7 +171,7 @@ class SessionCache:
             session = choice.compiled.open(cache_key([file.sha256 for file in files], choice.version), load)
         if merged:
             merged.clear()  # ONNX Runtime has its own copy
-            trim_malloc()
+            give_back()
         return session
 
     def _open_session(
@@ -196,5 +197,4 @@ class SessionCache:
         for _, session in self._open.values():
             session.close()
         self._open.clear()
-        if not self._memory.keeps_graphs:
-            trim_malloc()
+        give_back()
