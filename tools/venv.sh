@@ -22,7 +22,7 @@ flock 9
 
 # The stamp is written last, so an aborted build has none. It names all that the folder was built from,
 # and where: a virtual environment does not survive being moved.
-key=$( { "$host_python" --version; pwd; cat "$lock" pyproject.toml tools/venv.sh edgegen/engine/native/*; } | sha256sum | cut -d' ' -f1 )
+key=$( { "$host_python" --version; pwd; cat "$lock" pyproject.toml tools/venv.sh edgegen/engine/operators/native/*; } | sha256sum | cut -d' ' -f1 )
 if [ "$(cat "$venv/.stamp" 2>/dev/null)" = "$key" ] && "$venv/bin/python" -c 'import edgegen, pip' 2>/dev/null; then
     exit 0
 fi
