@@ -60,6 +60,11 @@
 #undef LOAD_COLUMN
 #undef LOAD_ROW
 #undef PAIRS
+#undef COLUMNS_HALF
+#undef LOADS_HALF
+#undef HALF_CLEAR
+#undef HALF_PAIRS
+#undef HALF_ADD_TO
 #undef LOAD_AND_ADD
 #undef BYTES
 #undef WIDE
