@@ -10,7 +10,7 @@ from edgegen.component import Kind
 
 from .clipvision import ClipVisionLayout, clip_vision_spec, find_clip_vision
 from .controlnets import ControlNetLayout, controlnet_spec, find_controlnet
-from .ipadapters import IpAdapterLayout, find_ip_adapter, ip_adapter_spec
+from .ipadapters import IpAdapterLayout, find_ip_adapter
 from .upscalerkeys import UpscalerLayout, find_upscaler
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def spec_of(path: Path, layout: Layout) -> GraphSpec:
         return controlnet_spec(path, layout)
     if isinstance(layout, ClipVisionLayout):
         return clip_vision_spec(path, layout)
+    from .ipmodules import ip_adapter_spec
+
     return ip_adapter_spec(path, layout)
 
 

@@ -1,4 +1,4 @@
-"""IP-Adapters: recognised by the names in a .safetensors file, and how they become a graph.
+"""IP-Adapters, recognised by the names in a .safetensors file.
 
 An image encoder's rows become a few tokens, and those the keys and values of every cross attention of a
 denoiser: once for a picture, not once a step. Source: Ye et al. 2023, arXiv:2308.06721.
@@ -6,17 +6,13 @@ denoiser: once for a picture, not once a step. Source: Ye et al. 2023, arXiv:230
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from .refusal import PICKLES, SourceError, raise_if
 from .tensorfile import read_tensors
-
-if TYPE_CHECKING:
-    from .specs import GraphSpec
 
 PROJECTION, LAYERS = "image_proj.", "ip_adapter."
 HEAD = 64  # channels of a head of the resampler
@@ -160,24 +156,3 @@ def _resampler_shapes(layout: IpAdapterLayout) -> Shapes:
         found[f"layers.{k}.1.1.weight"] = (4 * width, width)
         found[f"layers.{k}.1.3.weight"] = (width, 4 * width)
     return found
-
-
-def ip_adapter_spec(file: Path, layout: IpAdapterLayout) -> GraphSpec:
-    """image_embeds (batch, width), or hidden_states (batch, rows, width) -> ip_keys and ip_values, (batch,
-    tokens, channels): those of all layers side by side, in the adapter's own order."""
-    import torch
-
-    from .ipmodules import load_ip_adapter
-    from .specs import GraphSpec
-
-    rows = 50
-
-    def examples(batch: int, scale: tuple[int, int]) -> tuple[torch.Tensor, ...]:
-        shape = (math.ceil(rows * scale[0] / scale[1]),) if layout.reads == "hidden_states" else ()
-        return (torch.randn(batch, *shape, layout.reads_width),)
-
-    inputs, outputs = (layout.reads,), ("ip_keys", "ip_values")
-    axes = {layout.reads: {0: "batch"}, **{name: {0: "batch"} for name in outputs}}
-    if layout.reads == "hidden_states":
-        axes[layout.reads][1] = "rows"
-    return GraphSpec("ip_adapter", load_ip_adapter(file, layout), inputs, outputs, axes, examples)

@@ -5,6 +5,7 @@ Sources: Ye et al. 2023, arXiv:2308.06721; the resampler: Alayrac et al. 2022, a
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from .attention import packed_attention
 from .ipadapters import HEAD, LAYERS, PROJECTION, IpAdapterLayout
+from .specs import GraphSpec
 
 
 class Projection(nn.Module):
@@ -106,3 +108,19 @@ def load_ip_adapter(file: Path, layout: IpAdapterLayout) -> IpAdapter:
         weights[ours] = torch.cat(rows)
     module.load_state_dict(weights)
     return module.eval().requires_grad_(False)
+
+
+def ip_adapter_spec(file: Path, layout: IpAdapterLayout) -> GraphSpec:
+    """image_embeds (batch, width), or hidden_states (batch, rows, width) -> ip_keys and ip_values, (batch,
+    tokens, channels): those of all layers side by side, in the adapter's own order."""
+    rows = 50
+
+    def examples(batch: int, scale: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+        shape = (math.ceil(rows * scale[0] / scale[1]),) if layout.reads == "hidden_states" else ()
+        return (torch.randn(batch, *shape, layout.reads_width),)
+
+    inputs, outputs = (layout.reads,), ("ip_keys", "ip_values")
+    axes = {layout.reads: {0: "batch"}, **{name: {0: "batch"} for name in outputs}}
+    if layout.reads == "hidden_states":
+        axes[layout.reads][1] = "rows"
+    return GraphSpec("ip_adapter", load_ip_adapter(file, layout), inputs, outputs, axes, examples)

@@ -11,6 +11,7 @@ from edgegen.errors import ConfigError, Problem
 
 from .app import App, fail, pass_app
 from .complete import sections_and_keys
+from .configname import file_in_use
 from .configset import set_, unset
 from .configtry import confirm, rollback, sweep, try_
 from .output import say, say_json
@@ -199,18 +200,6 @@ def problem_json(problem: Problem) -> dict[str, Any]:
         "allowed": allowed,
         "message": problem.message,
     }
-
-
-def file_in_use(path: Path | None) -> str:
-    """The configuration file's name and how many drop-ins stand beside it, or that there is none."""
-    from edgegen.config.files import find_config_file
-    from edgegen.config.layers import DROP_INS, config_files
-
-    found = path or find_config_file()
-    if not found:
-        return "no configuration file, so all defaults"
-    beside = [file for file in config_files(found, {}, []) if file != found]
-    return f"{found} with {len(beside)} in {DROP_INS}" if beside else str(found)
 
 
 @config.command()

@@ -83,7 +83,7 @@ def guarded(name: str, run: Callable[[], Iterable[Check]]) -> Iterator[Check]:
 
 
 def settings_or_defaults(app: App) -> tuple[Settings, Check]:
-    from .config import file_in_use
+    from .configname import file_in_use
 
     try:
         return app.settings, Check("config", "ok", file_in_use(app.config_file))

@@ -73,40 +73,8 @@ static inline float step_of(int32_t bits, float limit) {
     return most > 1e-30f ? most / limit : 1e-30f;
 }
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-
-#define NAME(x) x##_avx512
-#include "avx512.h"
-#include "attend.h"
-#include "undefine.h"
-
-static inline __attribute__((target("avx2"))) int32_t largest_of_8(__m256i x) {
-    __m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    y = _mm_max_epi32(y, _mm_shuffle_epi32(y, 0x4e));
-    return _mm_cvtsi128_si32(_mm_max_epi32(y, _mm_shuffle_epi32(y, 0xb1)));
-}
-
-static inline __attribute__((target("avx2"))) int32_t total_of_8(__m256i x) {
-    __m128i y = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(y, _mm_shuffle_epi32(y, 0xb1)));
-}
-
-#define NAME(x) x##_vnni
-#include "avx_vnni.h"
-#include "attend.h"
-#include "undefine.h"
-
-#define NAME(x) x##_avx2
-#include "avx2.h"
-#include "attend.h"
-#include "undefine.h"
-
-static const Kind *const kinds[KINDS] = {&kind_avx512, &kind_vnni, &kind_avx2};
-#else
-static const Kind *const kinds[KINDS];
-#endif
+#define CODE "attend.h"
+#include "each_kind.h"
 
 /* One call's work, cut into pieces that any thread may take. */
 typedef struct Work {

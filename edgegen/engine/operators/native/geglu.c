@@ -60,25 +60,10 @@ static void pack_columns(const int8_t *from, size_t stride, int words, int32_t *
     }
 }
 
-#define NAME(x) x##_avx512
-#include "avx512.h"
-#include "gate.h"
-#include "undefine.h"
-
-#define NAME(x) x##_vnni
-#include "avx_vnni.h"
-#include "gate.h"
-#include "undefine.h"
-
-#define NAME(x) x##_avx2
-#include "avx2.h"
-#include "gate.h"
-#include "undefine.h"
-
-static const Kind *const kinds[KINDS] = {&kind_avx512, &kind_vnni, &kind_avx2};
-#else
-static const Kind *const kinds[KINDS];
 #endif
+
+#define CODE "gate.h"
+#include "each_kind.h"
 
 static void do_piece(void *given, size_t piece) {
     Call *call = given;

@@ -1,4 +1,19 @@
 /* AVX2 with FMA: 8 lanes. What sums products is for avx2.h and avx_vnni.h to say. */
+#ifndef EDGEGEN_LANES8_H
+#define EDGEGEN_LANES8_H
+static inline __attribute__((target("avx2"))) int32_t largest_of_8(__m256i x) {
+    __m128i y = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    y = _mm_max_epi32(y, _mm_shuffle_epi32(y, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(y, _mm_shuffle_epi32(y, 0xb1)));
+}
+
+static inline __attribute__((target("avx2"))) int32_t total_of_8(__m256i x) {
+    __m128i y = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    y = _mm_add_epi32(y, _mm_shuffle_epi32(y, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(y, _mm_shuffle_epi32(y, 0xb1)));
+}
+#endif
+
 #define TARGET __attribute__((target("avx2,fma")))
 #define V __m256i
 #define F __m256
