@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,104 +17,18 @@ from edgegen.engine.operators.rewriting import with_own_operators
 from edgegen.engine.providers import ProviderChoice
 from edgegen.engine.session import GraphSession, open_session
 from edgegen.errors import EngineError
+from tests.gatedunits import Change, Unit, bytes_of
 
 from .conftest import KINDS, StandIn, built, needs_library
 
 STOCK = ProviderChoice("cpu", "a test")
 OWN = ProviderChoice("cpu", "a test", operators=built)
-Change = Callable[[onnx.GraphProto], None]
 
 
-@dataclass
-class Unit:
-    """(rows, depth) bytes in, (rows, width) bytes out; the shape is asked for on the way, as exporters do."""
-
-    depth: int
-    width: int
-    seed: int = 0
-    x_zero: int = 119
-    y_zero: int = 131
-    y_scale: float = 0.02
-    loudness: float = 1.0
-    tensors: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        random = np.random.default_rng(self.seed)
-        x_scale = np.float32(0.02)
-        self.tensors = {"x_scale": x_scale, "x_zero": np.uint8(self.x_zero), "y_zero": np.uint8(self.y_zero)}
-        self.tensors |= {"y_scale": np.float32(self.y_scale), "sqrt2": np.float32(math.sqrt(2))}
-        self.tensors |= {
-            "one": np.float32(1),
-            "half": np.float32(0.5),
-            "shape": np.array([1, -1, self.width]),
-        }
-        self.tensors |= {"rows": np.array([-1, self.width]), "wide": np.array([self.width])}
-        self.tensors |= {"start": np.array([0]), "end": np.array([-1])}
-        for name in ("value", "gate"):
-            scales = random.uniform(0.2, 1.0, self.width) * self.loudness / (60 * math.sqrt(self.depth))
-            self.tensors |= {
-                f"{name}_w": random.integers(-127, 128, (self.depth, self.width), np.int8),
-                f"{name}_scale": scales.astype(np.float32),
-                f"{name}_zero": np.zeros(self.width, np.int8),
-                f"{name}_b": random.integers(-20_000, 20_000, self.width, np.int32),
-                f"{name}_b_scale": (scales * x_scale).astype(np.float32),
-                f"{name}_b_zero": np.zeros(self.width, np.int32),
-            }
-
-    def model(self, change: Change = lambda graph: None) -> onnx.ModelProto:
-        node = helper.make_node
-        nodes = [
-            node("DequantizeLinear", ["x", "x_scale", "x_zero"], ["xf"]),
-            node("Shape", ["x"], ["x_shape"]),
-            node("Slice", ["x_shape", "start", "end", "start"], ["batch"]),
-            node("Concat", ["batch", "wide"], ["y_shape"], axis=0),
-        ]
-        for name in ("value", "gate"):
-            nodes += [
-                node(
-                    "DequantizeLinear", [f"{name}_w", f"{name}_scale", f"{name}_zero"], [f"{name}_wf"], axis=1
-                ),
-                node(
-                    "DequantizeLinear",
-                    [f"{name}_b", f"{name}_b_scale", f"{name}_b_zero"],
-                    [f"{name}_bf"],
-                    axis=0,
-                ),
-                node("Gemm", ["xf", f"{name}_wf", f"{name}_bf"], [f"{name}_rows"], name=f"{name}_gemm"),
-                node("Reshape", [f"{name}_rows", "y_shape"], [name], name=f"{name}_unrows"),
-            ]
-        nodes += [
-            node("Div", ["gate", "sqrt2"], ["d"], name="div"),
-            node("Erf", ["d"], ["e"]),
-            node("Add", ["e", "one"], ["p"], name="add"),
-            node("Mul", ["gate", "p"], ["q"]),
-            node("Mul", ["q", "half"], ["g"], name="half"),
-            node("Mul", ["value", "g"], ["product"], name="last"),
-            node("Shape", ["product"], ["told"]),
-            node("Reshape", ["product", "rows"], ["product_rows"]),
-            node("QuantizeLinear", ["product_rows", "y_scale", "y_zero"], ["out"], name="quantize"),
-        ]
-        graph = helper.make_graph(
-            nodes,
-            "g",
-            [helper.make_tensor_value_info("x", TensorProto.UINT8, [None, self.depth])],
-            [
-                helper.make_tensor_value_info("out", TensorProto.UINT8, [None, self.width]),
-                helper.make_tensor_value_info("told", TensorProto.INT64, [2]),
-            ],
-            [numpy_helper.from_array(np.asarray(value), name) for name, value in self.tensors.items()],
-        )
-        change(graph)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-
-    def session(self, folder: Path, choice: ProviderChoice, threads: int = 1) -> GraphSession:
-        path = folder / f"{len(list(folder.iterdir()))}.onnx"
-        onnx.save(self.model(), path)
-        return open_session(path, choice, threads, "unit")
-
-
-def bytes_of(rows: int, depth: int, seed: int = 1) -> dict[str, np.ndarray]:
-    return {"x": np.random.default_rng(seed).integers(0, 256, (rows, depth), np.uint8)}
+def session_of(unit: Unit, folder: Path, choice: ProviderChoice, threads: int = 1) -> GraphSession:
+    path = folder / f"{len(list(folder.iterdir()))}.onnx"
+    onnx.save(unit.model(), path)
+    return open_session(path, choice, threads, "unit")
 
 
 def operators(model: bytes, folder: Path = Path()) -> list[str]:
@@ -126,7 +38,7 @@ def operators(model: bytes, folder: Path = Path()) -> list[str]:
 
 def differences(unit: Unit, rows: int, folder: Path) -> np.ndarray:
     feeds = bytes_of(rows, unit.depth)
-    own, stock = (unit.session(folder, choice).run(feeds) for choice in (OWN, STOCK))
+    own, stock = (session_of(unit, folder, choice).run(feeds) for choice in (OWN, STOCK))
     assert own["told"].tolist() == stock["told"].tolist() == [rows, unit.width]
     return own["out"].astype(int) - stock["out"]
 
@@ -175,7 +87,7 @@ def test_gelu_over_its_whole_range(kind: str, tmp_path: Path) -> None:
     unit.tensors["gate_w"][0] = 127
     x = np.full((256, 4), 128, np.uint8)
     x[:, 0] = np.arange(256)
-    out = unit.session(tmp_path, OWN).run({"x": x})["out"][:, 0]
+    out = session_of(unit, tmp_path, OWN).run({"x": x})["out"][:, 0]
     gates = (np.arange(256) - 128) / 16
     want = np.array([gate / 2 * (1 + math.erf(gate / math.sqrt(2))) for gate in gates])
     assert np.abs((out - 20.0) / 64 - np.clip(want, -20 / 64, 235 / 64)).max() <= 0.5 / 64 + 1e-5
@@ -183,7 +95,7 @@ def test_gelu_over_its_whole_range(kind: str, tmp_path: Path) -> None:
 
 def test_what_a_chip_with_avx_vnni_would_compute(stand_in: StandIn, tmp_path: Path) -> None:
     unit, feeds = Unit(160, 96), bytes_of(50, 160)
-    off = stand_in(unit.model(), feeds).astype(int) - unit.session(tmp_path, STOCK).run(feeds)["out"]
+    off = stand_in(unit.model(), feeds).astype(int) - session_of(unit, tmp_path, STOCK).run(feeds)["out"]
     assert np.abs(off).max() <= 1
     assert (off != 0).mean() < 1e-3
 
@@ -191,7 +103,7 @@ def test_what_a_chip_with_avx_vnni_would_compute(stand_in: StandIn, tmp_path: Pa
 @needs_library
 def test_threads_change_no_bit(kind: str, tmp_path: Path) -> None:
     unit, feeds = Unit(64, 96), bytes_of(2100, 64)
-    one, two = (unit.session(tmp_path, OWN, threads).run(feeds)["out"] for threads in (1, 2))
+    one, two = (session_of(unit, tmp_path, OWN, threads).run(feeds)["out"] for threads in (1, 2))
     np.testing.assert_array_equal(one, two)
 
 
@@ -204,12 +116,12 @@ def test_it_takes_weights_that_are_put_in_their_place(tmp_path: Path) -> None:
     onnx.save_model(unit.model(), path, save_as_external_data=True, location="m.data", size_threshold=100)
     out = open_session(path, OWN, 1, weights=changed).run(feeds)["out"]
     unit.tensors |= changed
-    np.testing.assert_array_equal(out, unit.session(tmp_path, OWN).run(feeds)["out"])
+    np.testing.assert_array_equal(out, session_of(unit, tmp_path, OWN).run(feeds)["out"])
 
 
 @needs_library
 def test_no_rows_are_no_error(tmp_path: Path) -> None:
-    assert Unit(8, 32).session(tmp_path, OWN).run(bytes_of(0, 8))["out"].shape == (0, 32)
+    assert session_of(Unit(8, 32), tmp_path, OWN).run(bytes_of(0, 8))["out"].shape == (0, 32)
 
 
 def test_a_unit_becomes_one_node() -> None:
