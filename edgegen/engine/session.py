@@ -15,7 +15,7 @@ from ..errors import EngineError, OutOfMemory, ProviderError
 from .freememory import own_anonymous_mb
 from .graphtimes import GraphTimes
 from .memory import FULL, MemoryMode, apply_mode
-from .operators.rewriting import MAX_BYTES, with_own_operators
+from .operators.rewriting import MAX_BYTES, taken, with_own_operators
 from .optimised import OptimisedGraph, Shaped
 from .providers import ProviderChoice
 from .runtime import FATAL_ONLY, onnxruntime, usable_cores
@@ -188,8 +188,7 @@ def open_session(
         elif operators:
             edited = _rewritten(path, edited)
         if weights:
-            values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(v)) for v in weights.values()]
-            options.add_external_initializers(list(weights), values)
+            _replace_weights(ort, options, weights, edited if operators else None)
         if operators:
             options.register_custom_ops_library(str(operators))
         if edited is not None:
@@ -212,6 +211,15 @@ def _on_cpu(ort: Any, graph: str | bytes, options: Any, kept: OptimisedGraph | N
     """A session of the CPU provider; what it makes of the graph is kept where nothing is yet."""
     with contextlib.nullcontext() if kept is None or kept.model else kept.recording(options):
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _replace_weights(
+    ort: Any, options: Any, weights: Mapping[str, np.ndarray], rewritten: bytes | None
+) -> None:
+    """Have the session read these; of a graph with our operators those alone that it still takes."""
+    names = list(weights) if rewritten is None else sorted(taken(rewritten, weights))
+    values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(weights[name])) for name in names]
+    options.add_external_initializers(names, values)
 
 
 def _rewritten(path: Path, edited: bytes | None) -> bytes | None:

@@ -147,6 +147,11 @@ class Graph:
         takers = self.takers(name)
         return takers[0] if len(takers) == 1 else None
 
+    @property
+    def taken(self) -> frozenset[str]:
+        """The names of all values that nodes take."""
+        return frozenset(self._takers)
+
     def tensor(self, name: str) -> Tensor | None:
         data = self._tensors.get(name)
         return None if data is None else Tensor(data, self._folder)

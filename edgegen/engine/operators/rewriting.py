@@ -5,9 +5,10 @@ keep ONNX Runtime's operators."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from ..protobuf import Field, message, read_message, text, whole, write_message
+from ..protobuf import Field, message, messages_of, read_message, text, whole, write_message
 from .attention import OPERATOR as ATTENTION
 from .attention import take_attention
 from .geglu import GATE, take_geglu
@@ -38,6 +39,15 @@ def with_own_operators(model: bytes, folder: Path) -> bytes:
         return model
     imported = message(_OPERATOR_SET, [text(_SET_DOMAIN, DOMAIN), whole(_SET_VERSION, 1)])
     return write_message([*changed, imported])
+
+
+def taken(model: bytes, names: Iterable[str]) -> frozenset[str]:
+    """Those of the names whose values a node of the model takes.
+
+    Our operators leave some aside that ONNX Runtime's nodes take; it forgets weights that nobody takes, and
+    knows none of their names any more."""
+    graphs = messages_of(read_message(model), _GRAPH)
+    return frozenset(names).intersection(*(Graph(data, Path()).taken for data in graphs))
 
 
 def _changed(field: Field, folder: Path) -> Field:

@@ -109,9 +109,11 @@ def test_threads_change_no_bit(kind: str, tmp_path: Path) -> None:
 
 @needs_library
 def test_it_takes_weights_that_are_put_in_their_place(tmp_path: Path) -> None:
-    """As a LoRA's are."""
+    """As a LoRA's are. The scale of a bias it does not need: its integers have the products' own."""
     unit, other, feeds = Unit(64, 96), Unit(64, 96, seed=5), bytes_of(20, 64)
-    changed = {name: other.tensors[name] for name in ("gate_w", "gate_scale", "gate_b", "value_w")}
+    changed = {
+        name: other.tensors[name] for name in ("gate_w", "gate_scale", "gate_b", "gate_b_scale", "value_w")
+    }
     path = tmp_path / "m.onnx"
     onnx.save_model(unit.model(), path, save_as_external_data=True, location="m.data", size_threshold=100)
     out = open_session(path, OWN, 1, weights=changed).run(feeds)["out"]
