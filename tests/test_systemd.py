@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgegen.config.credentials import MQTT_KEY, MQTT_KEY_PASSWORD, MQTT_PASSWORD
+from edgegen.jobs.supervisor import engine_environ
 
 UNITS = Path(__file__).resolve().parent.parent / "systemd"
 pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="this machine has no systemd")
@@ -41,6 +42,12 @@ def test_the_units_are_locked_in(unit: str, most: float):
 def test_secrets_are_found_where_the_unit_puts_them(name):
     text = (UNITS / "edgegen-front.service").read_text()
     assert f"LoadCredential={name}" in text.splitlines()
+
+
+def test_the_engine_s_environment_is_the_one_a_front_gives_its_own():
+    lines = (UNITS / "edgegen-engine.service").read_text().splitlines()
+    for name, value in engine_environ({}).items():
+        assert f"Environment={name}={value}" in lines
 
 
 def test_the_engine_reports_nothing_and_sees_nobody():

@@ -17,6 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from edgegen.jobs.supervisor import engine_environ
+
 from . import prepare, report
 
 HERE = Path(__file__).resolve().parent
@@ -112,7 +114,8 @@ def run(name: str, work: Path, size: int, threads: int, steps: int, picture: boo
         command = [str(python), str(HERE / "sdcpp_worker.py"), *asked, "--wtype", runner.split("-")[1]]
     else:
         command = [str(python), str(HERE / "worker.py"), runner, *asked, *(["--picture"] if picture else [])]
-    env = os.environ | {"PYTHONPATH": str(ROOT)} | PLACES.get(name.partition("@")[2], {})
+    ours = engine_environ(os.environ) if name.startswith("edgegen") else os.environ
+    env = {**ours, "PYTHONPATH": str(ROOT), **PLACES.get(name.partition("@")[2], {})}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode != 0:
         return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200]}

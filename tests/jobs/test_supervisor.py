@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from edgegen.jobs.supervisor import Supervisor, describe_exit
+from edgegen.jobs.supervisor import HUGE_PAGES, Supervisor, describe_exit, engine_environ
 from tests.support import wait_for
 
 WAITS_FOR_THE_END = "import sys; sys.stdin.read()"
@@ -94,6 +94,19 @@ def test_the_settings_arrive_on_standard_input(start, tmp_path):
     out = tmp_path / "out"
     start(f"import sys; open({str(out)!r}, 'w').write(sys.stdin.readline()); sys.stdin.read()")
     wait_for(lambda: out.exists() and out.read_text() == '{"x": 1}\n')
+
+
+def test_the_engine_s_environment(start, tmp_path, monkeypatch):
+    """The front's, but for what systemd gave to the front alone; memory in huge pages unless told otherwise."""
+    told = tmp_path / "environ"
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/front")
+    monkeypatch.setenv("EDGEGEN_NODE__NAME", "kiosk")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    start(f"import json, os; open({str(told)!r}, 'w').write(json.dumps(dict(os.environ)))")
+    environ = wait_for(lambda: told.exists() and told.read_text() and json.loads(told.read_text()))
+    assert (environ["EDGEGEN_NODE__NAME"], environ["GLIBC_TUNABLES"]) == ("kiosk", HUGE_PAGES)
+    assert "NOTIFY_SOCKET" not in environ
+    assert engine_environ({"GLIBC_TUNABLES": "x=1"})["GLIBC_TUNABLES"] == "x=1"
 
 
 def test_an_engine_that_cannot_start(deaths):
