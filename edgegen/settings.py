@@ -91,7 +91,7 @@ class EngineSettings(Section):
     operators: Literal["auto", "runtime"] = Field(
         "auto",
         description="Whose operators compute INT8 graphs on the CPU provider; auto: our own for attention "
-        "and gated linear units, where the processor has VNNI and is faster so; runtime: ONNX Runtime's alone.",
+        "and gated linear units, where the processor has VNNI and is faster so; runtime: none of ours.",
     )
     memory: Literal["auto", "full", "mapped", "low", "tiled"] = Field(
         "auto",

@@ -133,9 +133,8 @@ class Supervisor:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         told = self._settings_json
-        process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, env=engine_environ(os.environ), start_new_session=True
-        )
+        environ = engine_environ(os.environ)
+        process = subprocess.Popen(self._command, stdin=subprocess.PIPE, env=environ, start_new_session=True)
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: its exit code tells
             process.stdin.write(told.encode() + b"\n")

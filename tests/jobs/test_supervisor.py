@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -97,13 +98,18 @@ def test_the_settings_arrive_on_standard_input(start, tmp_path):
 
 
 def test_the_engine_s_environment(start, tmp_path, monkeypatch):
-    """The front's, but for what systemd gave to the front alone; memory in huge pages unless told otherwise."""
+    """The front's, but for what systemd gave that one alone; memory in huge pages unless told otherwise."""
     told = tmp_path / "environ"
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/front")
     monkeypatch.setenv("EDGEGEN_NODE__NAME", "kiosk")
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    start(f"import json, os; open({str(told)!r}, 'w').write(json.dumps(dict(os.environ)))")
-    environ = wait_for(lambda: told.exists() and told.read_text() and json.loads(told.read_text()))
+    start(
+        "import json, os, pathlib; part = pathlib.Path('part'); part.write_text(json.dumps(dict(os.environ)))"
+        f"; part.replace({str(told)!r})"
+    )
+    wait_for(told.exists)
+    environ = json.loads(told.read_text())
     assert (environ["EDGEGEN_NODE__NAME"], environ["GLIBC_TUNABLES"]) == ("kiosk", HUGE_PAGES)
     assert "NOTIFY_SOCKET" not in environ
     assert engine_environ({"GLIBC_TUNABLES": "x=1"})["GLIBC_TUNABLES"] == "x=1"
