@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .graph import INT8, INT32, UINT8, Graph, Node, make_node
+from .graph import FLOAT, INT8, INT32, UINT8, Graph, Node, Tensor, make_node
 
 OPERATOR = "GEGLU"
 GATE = "Erf"
@@ -144,7 +144,7 @@ def _weight_sides(graph: Graph, dequantize: Node) -> tuple[int, int] | None:
     if weights is None or scales is None or weights.type != INT8 or len(weights.sides) != 2:
         return None
     depth, width = (int(side) for side in weights.sides)
-    if scales.sides != [width] or dequantize.attributes.get("axis", 1) not in (1, -1):
+    if (scales.type, scales.sides) != (FLOAT, [width]) or dequantize.attributes.get("axis", 1) not in (1, -1):
         return None
     if any(not _is_zero(graph, name) for name in dequantize.inputs[2:]):
         return None
@@ -165,5 +165,8 @@ def _fit(graph: Graph, first: _Product, second: _Product, quantize: Node) -> boo
         return False
     points = [graph.tensor(name) for name in (first.x[2], quantize.inputs[2])]
     scales = [graph.tensor(name) for name in (first.x[1], quantize.inputs[1])]
-    are_bytes = all(point is not None and point.type == UINT8 and not point.sides for point in points)
-    return are_bytes and all(scale is not None and not scale.sides for scale in scales)
+    return all(map(_is_scalar, points, (UINT8, UINT8))) and all(map(_is_scalar, scales, (FLOAT, FLOAT)))
+
+
+def _is_scalar(tensor: Tensor | None, kind: int) -> bool:
+    return tensor is not None and tensor.type == kind and not tensor.sides

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..protobuf import FIXED32, Field, message, messages_of, read_message, text, texts_of, write_message
 
 STOCK_DOMAIN, DOMAIN = "com.microsoft", "edgegen"
-UINT8, INT8, INT32, INT64 = 2, 3, 6, 7  # types of elements in onnx.proto
+FLOAT, UINT8, INT8, INT32, INT64 = 1, 2, 3, 6, 7  # types of elements in onnx.proto
 # numbers of fields there
 _NODE, _INITIALIZER, _OUTPUT, _OUTPUT_NAME = 1, 5, 12, 1
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
