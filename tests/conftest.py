@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +23,14 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 # A busy machine is slow, not wrong: only pytest's timeout ends a test.
 hypothesis.settings.register_profile("edgegen", deadline=None)
 hypothesis.settings.load_profile("edgegen")
+
+
+@pytest.fixture
+def socket_path() -> Iterator[Path]:
+    """Where a socket may be: what pytest's own folders are called is too long for one."""
+    folder = tempfile.mkdtemp(prefix="eg-", dir="/tmp")
+    yield Path(folder) / "edgegen.sock"
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import stat
-import tempfile
 import threading
 from pathlib import Path
 
@@ -24,13 +22,6 @@ from edgegen.settings import LimitSettings
 from tests.support import PATIENCE_S, wait_for
 
 from .conftest import request
-
-
-@pytest.fixture
-def socket_path():
-    folder = tempfile.mkdtemp(prefix="eg-", dir="/tmp")
-    yield Path(folder) / "edgegen.sock"
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -14,13 +11,6 @@ from edgegen.jobs.hub import Hub
 from edgegen.jobs.queue import JobQueue
 from edgegen.jobs.service import JobService
 from tests.support import PATIENCE_S, wait_for
-
-
-@pytest.fixture
-def socket_path():
-    folder = tempfile.mkdtemp(prefix="eg-", dir="/tmp")
-    yield Path(folder) / "edgegen.sock"
-    shutil.rmtree(folder)
 
 
 @pytest.fixture
