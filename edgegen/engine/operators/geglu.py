@@ -54,7 +54,7 @@ def _find(graph: Graph, erf: Node) -> _Unit | None:
     takers = graph.takers(result)
     shapes = [node for node in takers if node.operator == "Shape" and not node.attributes]
     others = [node for node in takers if node not in shapes]
-    quantize = _past_reshapes(graph, others[0]) if len(others) == 1 else None
+    quantize = _past_rows(graph, others[0], first.sides[1]) if first and len(others) == 1 else None
     shape = _shape_of(graph, value)
     if not (first and second and quantize and _fit(graph, first, second, quantize)) or (shapes and not shape):
         return None
@@ -75,10 +75,10 @@ def _gated(graph: Graph, erf: Node, gate: str) -> tuple[str, str]:
     return other, name
 
 
-def _past_reshapes(graph: Graph, node: Node | None) -> Node | None:
-    while node and node.operator == "Reshape":
-        node = graph.only_taker(node.outputs[0])
-    return node
+def _past_rows(graph: Graph, node: Node, width: int) -> Node | None:
+    """What takes the result once it is rows of that width, as ours is."""
+    shape = graph.tensor(node.inputs[1]) if node.operator == "Reshape" else None
+    return graph.only_taker(node.outputs[0]) if shape and shape.whole_numbers == (-1, width) else None
 
 
 def _shape_of(graph: Graph, name: str) -> str:

@@ -163,6 +163,7 @@ NOT_OURS: dict[str, Change] = {
     "one scale for all columns": lambda graph: tensor_of(graph, "gate_scale", np.float32(1)),
     "signed levels": lambda graph: tensor_of(graph, "y_zero", np.int8(3)),
     "a scale for each column of y": lambda graph: tensor_of(graph, "y_scale", np.ones(32, np.float32)),
+    "a result of three sides": lambda graph: tensor_of(graph, "rows", np.array([1, -1, 32])),
     "a scale of half a float": lambda graph: tensor_of(graph, "y_scale", np.float16(0.02)),
     "scales of half floats": lambda graph: tensor_of(graph, "gate_scale", np.ones(32, np.float16)),
     "another kind of step": lambda graph: setattr(node_named(graph, "add"), "op_type", "Sub"),
